@@ -1,0 +1,1 @@
+"""One module for each SQL file, as Alembic wants it."""

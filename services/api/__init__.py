@@ -1,0 +1,1 @@
+"""The catalog and the export jobs: the tables that people change."""

@@ -1,0 +1,98 @@
+"""Export jobs as they stand: the newest settings, and what pauses or stops them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import asyncpg
+
+from services.api.catalog_queries import AnyConnection
+from services.api.job_settings import JobSettings
+from services.platform.errors import UserError
+
+JobState = Literal["active", "paused", "stopped"]
+
+_JOBS = """
+    SELECT job.organization_id, job.job_id, job.starts_at, job.created_at, newest.version, newest.effective_from,
+           newest.name, newest.data, newest.frequency_minutes, newest.resolution_minutes, newest.site_ids,
+           newest.transport, newest.transport_settings, pause.paused_from, progress.next_slot_start,
+           CASE WHEN job.resumed_at IS NULL OR progress.stopped_at > job.resumed_at
+                THEN progress.stopped_at END AS stopped_at,
+           progress.stopped_reason
+    FROM export_job AS job
+    CROSS JOIN LATERAL (
+        SELECT * FROM export_job_version AS version
+        WHERE version.organization_id = job.organization_id AND version.job_id = job.job_id
+        ORDER BY version.version DESC LIMIT 1
+    ) AS newest
+    LEFT JOIN export_job_progress AS progress USING (organization_id, job_id)
+    LEFT JOIN export_job_pause AS pause
+        ON pause.organization_id = job.organization_id AND pause.job_id = job.job_id AND pause.resumed_from IS NULL
+    WHERE job.organization_id = $1 AND job.deleted_at IS NULL AND ($2::int IS NULL OR job.job_id = $2)
+    ORDER BY job.job_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job with its newest settings, which are in force for slots that begin at or after `effective_from`."""
+
+    organization_id: int
+    job_id: int
+    starts_at: datetime
+    created_at: datetime
+    version: int
+    effective_from: datetime
+    settings: JobSettings
+    paused_from: datetime | None
+    next_slot_start: datetime | None
+    stopped_at: datetime | None
+    stopped_reason: str | None
+
+    @property
+    def state(self) -> JobState:
+        """Whether the job runs; stopped: delivery met an answer after which trying again is useless."""
+        if self.paused_from is not None:
+            return "paused"
+        return "active" if self.stopped_at is None else "stopped"
+
+
+async def list_jobs(connection: AnyConnection, organization_id: int) -> list[Job]:
+    """Return the organization's jobs that are not deleted, by id."""
+    return [_from_row(row) for row in await connection.fetch(_JOBS, organization_id, None)]
+
+
+async def find_job(connection: AnyConnection, organization_id: int, job_id: int) -> Job:
+    """Return one job. Raises UserError where the organization has no such job."""
+    rows = await connection.fetch(_JOBS, organization_id, job_id)
+    if not rows:
+        raise UserError(f"there is no job {job_id}; `meterpost jobs list` shows the jobs there are")
+    return _from_row(rows[0])
+
+
+def _from_row(row: asyncpg.Record) -> Job:
+    settings: Mapping[str, Any] = json.loads(row["transport_settings"])
+    site_ids = row["site_ids"]
+    return Job(
+        row["organization_id"],
+        row["job_id"],
+        row["starts_at"],
+        row["created_at"],
+        row["version"],
+        row["effective_from"],
+        JobSettings(
+            name=row["name"],
+            frequency_minutes=row["frequency_minutes"],
+            resolution_minutes=row["resolution_minutes"],
+            site_ids=None if site_ids is None else tuple(site_ids),
+            transport=row["transport"],
+            transport_settings=settings,
+            data=row["data"],
+        ),
+        row["paused_from"],
+        row["next_slot_start"],
+        row["stopped_at"],
+        row["stopped_reason"] if row["stopped_at"] is not None else None,
+    )

@@ -1,0 +1,149 @@
+"""The only SQL that writes export jobs: their versions, pauses and end.
+
+Times of slots are the platform's clock (the arrival of readings), so a replay is scheduled as it was in its own days;
+`now` is the wall clock, taken where nothing has arrived yet and for what happens to the job itself.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from services.api.catalog_queries import platform_clock
+from services.api.job_queries import Job, find_job
+from services.api.job_settings import JobSettings, NewJob
+from services.core.times import ceil_to
+from services.platform.errors import UserError
+from services.platform.postgres import Connection, Pool, transaction
+
+
+async def create_job(pool: Pool, new: NewJob, now: datetime) -> Job:
+    """Create an active job and return it. Raises UserError for settings or sites that are wrong."""
+    new.settings.check()
+    async with transaction(pool) as connection:
+        await _check_sites(connection, new.organization_id, new.settings.site_ids)
+        starts_at = new.starts_at or await platform_clock(connection) or now
+        job_id: int = await connection.fetchval(
+            """
+            INSERT INTO export_job (organization_id, starts_at, created_at) VALUES ($1, $2, $3) RETURNING job_id
+            """,
+            new.organization_id,
+            starts_at,
+            now,
+        )
+        await _add_version(connection, new.organization_id, job_id, 1, starts_at, new.settings, now)
+        return await find_job(connection, new.organization_id, job_id)
+
+
+async def edit_job(pool: Pool, organization_id: int, job_id: int, settings: JobSettings, now: datetime) -> Job:
+    """Give the job new settings from the next slot on and return it; settings that are the same change nothing.
+
+    Where the frequency changes, the next slot is one that begins with a slot of the old frequency too, so no period is
+    exported twice or left out.
+    """
+    settings.check()
+    async with transaction(pool) as connection:
+        job = await _locked(connection, organization_id, job_id)
+        if job.settings == settings:
+            return job
+        await _check_sites(connection, organization_id, settings.site_ids)
+        clock = await platform_clock(connection) or now
+        longest = max(job.settings.frequency_minutes, settings.frequency_minutes)
+        # Not before the version in force, which may itself begin only later.
+        from_then_on = ceil_to(max(clock, job.starts_at, job.effective_from), timedelta(minutes=longest))
+        await _add_version(connection, organization_id, job_id, job.version + 1, from_then_on, settings, now)
+        return await find_job(connection, organization_id, job_id)
+
+
+async def pause_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> bool:
+    """Skip the slots that begin from now on. Returns False where the job was paused already."""
+    async with transaction(pool) as connection:
+        job = await _locked(connection, organization_id, job_id)
+        if job.paused_from is not None:
+            return False
+        # Paused and resumed at one reading of the platform's clock, and paused again: the same pause goes on.
+        await connection.execute(
+            """
+            INSERT INTO export_job_pause (organization_id, job_id, paused_from) VALUES ($1, $2, $3)
+            ON CONFLICT (organization_id, job_id, paused_from) DO UPDATE SET resumed_from = NULL
+            """,
+            organization_id,
+            job_id,
+            await platform_clock(connection) or now,
+        )
+        return True
+
+
+async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> bool:
+    """End a pause, and lift a stop that delivery made. Returns False where there was neither."""
+    async with transaction(pool) as connection:
+        job = await _locked(connection, organization_id, job_id)
+        if job.state == "active":
+            return False
+        await connection.execute(
+            """
+            UPDATE export_job_pause SET resumed_from = GREATEST(paused_from, $3)
+            WHERE organization_id = $1 AND job_id = $2 AND resumed_from IS NULL
+            """,
+            organization_id,
+            job_id,
+            await platform_clock(connection) or now,
+        )
+        await connection.execute("UPDATE export_job SET resumed_at = $2 WHERE job_id = $1", job_id, now)
+        return True
+
+
+async def delete_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> Job:
+    """End the job for good; its runs stay on record. Returns the job as it was."""
+    async with transaction(pool) as connection:
+        job = await _locked(connection, organization_id, job_id)
+        await connection.execute("UPDATE export_job SET deleted_at = $2 WHERE job_id = $1", job_id, now)
+        return job
+
+
+async def _locked(connection: Connection, organization_id: int, job_id: int) -> Job:
+    await connection.execute("SELECT 1 FROM export_job WHERE job_id = $1 FOR UPDATE", job_id)
+    return await find_job(connection, organization_id, job_id)
+
+
+async def _check_sites(connection: Connection, organization_id: int, site_ids: Sequence[int] | None) -> None:
+    if site_ids is None:
+        return
+    rows = await connection.fetch(
+        "SELECT site_id FROM site WHERE organization_id = $1 AND site_id = ANY($2::int[])",
+        organization_id,
+        list(site_ids),
+    )
+    missing = sorted(set(site_ids) - {row["site_id"] for row in rows})
+    if missing:
+        raise UserError(f"the organization has no site with the id {', '.join(map(str, missing))}")
+
+
+async def _add_version(
+    connection: Connection,
+    organization_id: int,
+    job_id: int,
+    version: int,
+    effective_from: datetime,
+    settings: JobSettings,
+    now: datetime,
+) -> None:
+    await connection.execute(
+        """
+        INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data,
+                                        frequency_minutes, resolution_minutes, site_ids, transport,
+                                        transport_settings, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12)
+        """,
+        organization_id,
+        job_id,
+        version,
+        effective_from,
+        settings.name,
+        settings.data,
+        settings.frequency_minutes,
+        settings.resolution_minutes,
+        None if settings.site_ids is None else list(settings.site_ids),
+        settings.transport,
+        json.dumps(dict(settings.transport_settings)),
+        now,
+    )

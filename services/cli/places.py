@@ -1,0 +1,119 @@
+"""Where the servers are: told by an option, by the environment, or by a demo that is running."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from services.platform.errors import UserError
+
+DATA_FOLDER_VARIABLE = "METERPOST_DATA_FOLDER"
+DATABASE_VARIABLE = "METERPOST_DATABASE_URL"
+KAFKA_VARIABLE = "METERPOST_KAFKA_BOOTSTRAP_SERVERS"
+TOPIC_PREFIX_VARIABLE = "METERPOST_TOPIC_PREFIX"
+ENDPOINTS = "endpoints.json"
+DEFAULT_DATA_FOLDER = ".local"
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address, and who told it (for error messages)."""
+
+    address: str
+    told_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """The demo's own receiver."""
+
+    url: str
+    ca_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The options of a command, resolved only where they are needed."""
+
+    kafka_option: str | None = None
+    database_option: str | None = None
+    data_folder_option: Path | None = None
+
+    @property
+    def topic_prefix(self) -> str:
+        """What stands before every topic's name on this cluster."""
+        return os.environ.get(TOPIC_PREFIX_VARIABLE, "")
+
+    def kafka(self) -> Place:
+        """Return the brokers, host:port and comma-separated. Raises UserError where nobody tells them."""
+        return self._find("Kafka", "--kafka", self.kafka_option, KAFKA_VARIABLE, "kafka")
+
+    def database(self) -> Place:
+        """Return the database's URL. Raises UserError where nobody tells it."""
+        place = self._find("the database", "--database", self.database_option, DATABASE_VARIABLE, "database")
+        if not place.address.startswith(("postgresql://", "postgres://")):
+            raise UserError(f"the database's URL from {place.told_by} must begin with postgresql://")
+        return place
+
+    def demo_receiver(self) -> Receiver | None:
+        """Return the HTTPS receiver of the demo that is running, if one is."""
+        file = self._endpoints_file()
+        https = _read(file).get("receivers", {}).get("https") if file else None
+        if not https:
+            return None
+        ca_file = Path(https["ca_file"])
+        return Receiver(https["url"], ca_file if ca_file.is_absolute() or file is None else file.parent / ca_file)
+
+    def _find(self, what: str, option_name: str, option: str | None, variable: str, key: str) -> Place:
+        if option:
+            return Place(option, option_name)
+        if os.environ.get(variable):
+            return Place(os.environ[variable], variable)
+        file = self._endpoints_file()
+        found = _read(file).get(key) if file else None
+        if not isinstance(found, str):
+            where = f"{file} does not name it" if file else f"no {DEFAULT_DATA_FOLDER}/{ENDPOINTS} was found"
+            raise UserError(
+                f"where {what} is, is not known ({where}): start the demo with `make run`, "
+                f"or give {option_name}, or set {variable}"
+            )
+        return Place(found, f"{file}, which a demo wrote: does `make run` still run?")
+
+    def _endpoints_file(self) -> Path | None:
+        told = self.data_folder_option or os.environ.get(DATA_FOLDER_VARIABLE)
+        if told:
+            for file in (Path(told) / ENDPOINTS, Path(told) / DEFAULT_DATA_FOLDER / ENDPOINTS):
+                if file.is_file():
+                    return file
+            name = "--data-folder" if self.data_folder_option else DATA_FOLDER_VARIABLE
+            raise UserError(f"there is no {ENDPOINTS} in {told}, the folder from {name}: has the demo written it yet?")
+        here = Path.cwd()
+        for folder in (here, *here.parents, _REPOSITORY):
+            file = folder / DEFAULT_DATA_FOLDER / ENDPOINTS
+            if file.is_file():
+                return file
+        return None
+
+
+def without_password(url: str) -> str:
+    """Return host, port and database of a URL, fit for a message."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+    except ValueError:
+        return "an address that cannot be understood"
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} does not hold the addresses of a demo")
+    return found

@@ -1,0 +1,123 @@
+"""How a command answers: tables for people, JSON for programs; times are UTC and end with Z in both."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from services.core.csv_table import Problem
+from services.platform.errors import UserError
+
+_PIPE_WIDTH = 200
+_PROBLEMS_SHOWN = 20
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that does not squeeze its tables when it writes into a pipe or a file."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; numbers stand to the right, `whole` is never broken into lines."""
+
+    title: str
+    number: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Where the result of a command goes. Notes for people go to standard error, so that pipes stay clean."""
+
+    as_json: bool
+
+    def json(self, value: Any) -> None:
+        """Write the result for programs."""
+        sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+
+    def say(self, sentence: str) -> None:
+        """Tell a person the result; nothing where JSON is wanted."""
+        if not self.as_json:
+            console().print(sentence, markup=False, soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Tell a person something beside the result."""
+        console(stderr=True).print(sentence, markup=False, soft_wrap=True, style="dim")
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+        """Show rows to a person."""
+        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(
+                column.title,
+                justify="right" if column.number else "left",
+                no_wrap=column.number or column.whole,
+                overflow="fold",
+            )
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        console().print(table)
+
+
+def utc(instant: datetime | None) -> str:
+    """Return an instant for people: seconds, and milliseconds only where there are some."""
+    if instant is None:
+        return "-"
+    text = instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return text.removesuffix(".000") + "Z"
+
+
+def refuse(file: str, problems: Sequence[Problem]) -> UserError:
+    """Return the error that lists what is wrong in a file, line by line, the first ones in full."""
+    shown = [f"  {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
+    if len(problems) > _PROBLEMS_SHOWN:
+        shown.append(f"  … and {len(problems) - _PROBLEMS_SHOWN:,} more")
+    count = "a line" if len(problems) == 1 else f"{len(problems):,} lines"
+    head = f"{file}: {count} cannot be used, so nothing was done (--skip-bad leaves what is bad out)"
+    return UserError("\n".join([head, *shown]))
+
+
+def tell_left_out(answer: Answer, problems: Sequence[Problem]) -> None:
+    """Say which lines --skip-bad left out."""
+    if problems:
+        answer.note(f"left out because of {len(problems):,} problem{'s' if len(problems) > 1 else ''}:")
+        for problem in problems[:_PROBLEMS_SHOWN]:
+            answer.note(f"  {problem}")
+        if len(problems) > _PROBLEMS_SHOWN:
+            answer.note(f"  … and {len(problems) - _PROBLEMS_SHOWN:,} more (--json lists them all)")
+
+
+def problems_json(problems: Sequence[Problem]) -> list[dict[str, object]]:
+    """Return problems for programs."""
+    return [{"line": problem.line, "problem": problem.message} for problem in problems]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return utc(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return utc(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

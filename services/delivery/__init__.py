@@ -1,0 +1,1 @@
+"""Plans runs of export jobs, freezes them into parts and delivers the parts."""

@@ -1,0 +1,272 @@
+"""The SQL of jobs: finding the due ones, claiming, releasing, stopping."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+import msgspec
+
+from services.core.schedule import Slot
+from services.delivery.model import Claim, Job, JobKey, Pause, Version
+from services.platform.errors import Superseded
+from services.platform.postgres import Connection, Pool, transaction
+
+# A job that nobody follows yet; the rest of a crowd of new jobs has its turn at the next look.
+MAX_ADOPTED = 500
+
+# Jobs that rest and whose next slot's windows are closed now.
+_WAKE_DUE = """
+UPDATE export_job_progress p SET next_attempt_at = $2
+FROM (SELECT r.organization_id, r.job_id
+      FROM window_closed c
+      JOIN export_job_progress r ON r.next_resolution_minutes = c.resolution_minutes
+                                AND r.next_slot_end <= c.closed_until
+      WHERE r.transport = $1 AND r.next_attempt_at IS NULL AND r.stopped_at IS NULL
+      FOR UPDATE OF r SKIP LOCKED) d
+WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
+"""
+
+# Stopped jobs that somebody resumed since.
+_WAKE_RESUMED = """
+UPDATE export_job_progress p
+SET next_attempt_at = $2, stopped_at = NULL, stopped_reason = NULL, stopped_detail = NULL
+FROM (SELECT r.organization_id, r.job_id
+      FROM export_job_progress r JOIN export_job j ON j.job_id = r.job_id AND j.resumed_at > r.stopped_at
+      WHERE r.transport = $1 AND r.stopped_at IS NOT NULL
+      FOR UPDATE OF r SKIP LOCKED) d
+WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
+"""
+
+# Jobs that rest until a slot which a newer version may have moved.
+_WAKE_EDITED = """
+UPDATE export_job_progress p SET next_attempt_at = $2
+FROM (SELECT r.organization_id, r.job_id
+      FROM export_job_progress r
+      JOIN (SELECT organization_id, job_id, max(version) AS version FROM export_job_version GROUP BY 1, 2) v
+        ON v.organization_id = r.organization_id AND v.job_id = r.job_id AND v.version > r.seen_version
+      WHERE r.transport = $1 AND r.next_attempt_at IS NULL AND r.stopped_at IS NULL AND r.next_slot_end IS NOT NULL
+      FOR UPDATE OF r SKIP LOCKED) d
+WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
+"""
+
+_NEW = """
+SELECT j.organization_id, j.job_id, j.starts_at
+FROM export_job j
+WHERE j.deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM export_job_progress p
+                  WHERE p.organization_id = j.organization_id AND p.job_id = j.job_id)
+  AND EXISTS (SELECT FROM export_job_version v
+              JOIN window_closed c ON c.resolution_minutes = v.resolution_minutes
+              WHERE v.organization_id = j.organization_id AND v.job_id = j.job_id AND v.transport = $1)
+ORDER BY j.job_id LIMIT $2
+"""
+
+_ADOPT = """
+INSERT INTO export_job_progress (organization_id, job_id, transport, destination, seen_version,
+                                 next_slot_start, next_slot_end, next_resolution_minutes)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT DO NOTHING
+"""
+
+# The oldest first, whoever's; destinations that are busy enough are passed over.
+_CLAIM = """
+UPDATE export_job_progress p
+SET lease_owner = $3, lease_until = $4, next_attempt_at = $4, epoch = p.epoch + 1
+FROM (SELECT organization_id, job_id FROM export_job_progress
+      WHERE transport = $1 AND next_attempt_at <= $2 AND destination <> ALL ($5::text[])
+      ORDER BY next_attempt_at LIMIT 1
+      FOR UPDATE SKIP LOCKED) d
+WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
+RETURNING p.organization_id, p.job_id, p.epoch, p.destination
+"""
+
+_RENEW = """
+UPDATE export_job_progress SET lease_until = $4, next_attempt_at = $4
+WHERE organization_id = $1 AND job_id = $2 AND epoch = $3 AND lease_owner IS NOT NULL
+"""
+
+_RELEASE = """
+UPDATE export_job_progress
+SET lease_owner = NULL, lease_until = NULL, transport = $4, destination = $5,
+    next_attempt_at = CASE WHEN stopped_at IS NULL THEN $6::timestamptz END
+WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
+"""
+
+_STOP = """
+UPDATE export_job_progress
+SET lease_owner = NULL, lease_until = NULL, next_attempt_at = NULL,
+    stopped_at = $3, stopped_reason = $4, stopped_detail = $5
+WHERE organization_id = $1 AND job_id = $2
+"""
+
+_RETIRE = """
+UPDATE export_job_progress
+SET lease_owner = NULL, lease_until = NULL, next_attempt_at = NULL, next_slot_end = NULL
+WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
+"""
+
+_VERSIONS = """
+SELECT version, effective_from, name, data, frequency_minutes, resolution_minutes, site_ids, transport,
+       transport_settings
+FROM export_job_version WHERE organization_id = $1 AND job_id = $2 ORDER BY version
+"""
+
+
+class NewJob(NamedTuple):
+    """A job without progress yet."""
+
+    key: JobKey
+    starts_at: datetime
+    versions: Sequence[Version]
+
+
+class Release(NamedTuple):
+    """How a job is left: when (None: with its next slot), by which process and where to it goes on."""
+
+    next_attempt_at: datetime | None
+    transport: str
+    destination: str
+
+
+async def hold(connection: Connection, claim: Claim) -> None:
+    """Lock the job until the transaction ends. Raises Superseded where somebody else has claimed it since."""
+    found = await connection.fetchval(
+        "SELECT true FROM export_job_progress WHERE organization_id = $1 AND job_id = $2 AND epoch = $3 FOR UPDATE",
+        *claim.job,
+        claim.epoch,
+    )
+    if found is None:
+        raise Superseded(f"job {claim.job.job_id} is worked on by somebody else; epoch {claim.epoch} is over")
+
+
+async def stop_held(connection: Connection, job: JobKey, at: datetime, reason: str, detail: str) -> None:
+    """Stop a job that the transaction holds: nothing is sent until it is resumed."""
+    await connection.execute(_STOP, *job, at, reason, detail)
+
+
+class JobStore:
+    """Jobs of one transport. Every method raises Unavailable while PostgreSQL is away."""
+
+    def __init__(self, pool: Pool, transport: str, instance: str) -> None:
+        self._pool = pool
+        self._transport = transport
+        self._instance = instance
+
+    async def wake(self, now: datetime) -> None:
+        """Make due the jobs whose next slot is closed and those that were resumed."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_WAKE_DUE, self._transport, now)
+            await connection.execute(_WAKE_RESUMED, self._transport, now)
+
+    async def wake_edited(self, now: datetime) -> None:
+        """Make due the jobs that got a version since they were last looked at."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_WAKE_EDITED, self._transport, now)
+
+    async def take_back(self, now: datetime) -> None:
+        """Make due what an earlier process of the same name still holds; its results are refused from now on."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                "UPDATE export_job_progress SET next_attempt_at = $3, epoch = epoch + 1, lease_owner = NULL, "
+                "lease_until = NULL WHERE transport = $1 AND next_attempt_at IS NOT NULL AND lease_owner = $2",
+                self._transport,
+                self._instance,
+                now,
+            )
+
+    async def new_jobs(self) -> list[NewJob]:
+        """Return jobs of this transport that have no progress yet."""
+        async with transaction(self._pool) as connection:
+            found = await connection.fetch(_NEW, self._transport, MAX_ADOPTED)
+            jobs = []
+            for row in found:
+                key = JobKey(row["organization_id"], row["job_id"])
+                jobs.append(NewJob(key, row["starts_at"], await _versions(connection, key)))
+            return jobs
+
+    async def opened_at(self) -> dict[int, datetime]:
+        """Return where the first closing of each resolution began."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch("SELECT resolution_minutes, opened_at FROM window_closed")
+        return {row["resolution_minutes"]: row["opened_at"] for row in rows}
+
+    async def adopt(self, key: JobKey, version: Version, slot: Slot, destination: str) -> None:
+        """Follow a new job from its first slot on; it rests until that is closed."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                _ADOPT, *key, version.transport, destination, version.version, *slot, version.resolution_minutes
+            )
+
+    async def claim(self, now: datetime, lease: timedelta, busy_destinations: Collection[str]) -> Claim | None:
+        """Claim the job that has been due for the longest time, if there is one."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(
+                _CLAIM, self._transport, now, self._instance, now + lease, list(busy_destinations)
+            )
+        if row is None:
+            return None
+        return Claim(JobKey(row["organization_id"], row["job_id"]), row["epoch"], row["destination"])
+
+    async def renew(self, claim: Claim, lease_until: datetime) -> None:
+        """Keep the claim for longer. Without effect where it is over."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_RENEW, *claim.job, claim.epoch, lease_until)
+
+    async def release(self, claim: Claim, release: Release) -> None:
+        """Give the claim up. Without effect where it is over; a stopped job stays stopped."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                _RELEASE, *claim.job, claim.epoch, release.transport, release.destination, release.next_attempt_at
+            )
+
+    async def stop(self, claim: Claim, at: datetime, reason: str, detail: str) -> None:
+        """Stop the job until it is resumed. Raises Superseded."""
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            await stop_held(connection, claim.job, at, reason, detail)
+
+    async def retire(self, claim: Claim) -> None:
+        """Note that the job has been deleted: it is never due again."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(_RETIRE, *claim.job, claim.epoch)
+
+    async def load(self, claim: Claim) -> Job:
+        """Return what is known of the job now."""
+        key = claim.job
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(
+                "SELECT j.deleted_at, p.next_slot_start FROM export_job_progress p JOIN export_job j USING (job_id) "
+                "WHERE p.organization_id = $1 AND p.job_id = $2 AND p.epoch = $3",
+                *key,
+                claim.epoch,
+            )
+            if row is None:
+                raise Superseded(f"job {key.job_id} is worked on by somebody else; epoch {claim.epoch} is over")
+            versions = await _versions(connection, key)
+            pauses = await connection.fetch(
+                "SELECT paused_from, resumed_from FROM export_job_pause WHERE organization_id = $1 AND job_id = $2 "
+                "ORDER BY paused_from",
+                *key,
+            )
+        is_deleted = row["deleted_at"] is not None
+        return Job(key, is_deleted, row["next_slot_start"], versions, [Pause(*pause) for pause in pauses])
+
+
+async def _versions(connection: Connection, key: JobKey) -> list[Version]:
+    rows = await connection.fetch(_VERSIONS, *key)
+    return [_version_from_row(row) for row in rows]
+
+
+def _version_from_row(row: asyncpg.Record) -> Version:
+    return Version(
+        version=row["version"],
+        effective_from=row["effective_from"],
+        name=row["name"],
+        data=row["data"],
+        frequency_minutes=row["frequency_minutes"],
+        resolution_minutes=row["resolution_minutes"],
+        site_ids=None if row["site_ids"] is None else tuple(row["site_ids"]),
+        transport=row["transport"],
+        settings=msgspec.json.decode(row["transport_settings"], type=dict[str, Any]),
+    )

@@ -1,0 +1,100 @@
+"""The values that delivery works with: what a job says, what a run and a part are."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from services.core.schedule import Slot
+
+
+class JobKey(NamedTuple):
+    """Which job."""
+
+    organization_id: int
+    job_id: int
+
+
+class Claim(NamedTuple):
+    """The right to work on a job, until somebody else claims it with a higher epoch."""
+
+    job: JobKey
+    epoch: int
+    destination: str
+
+
+class Version(NamedTuple):
+    """A job's version, in force for the slots that begin at or after `effective_from`."""
+
+    version: int
+    effective_from: datetime
+    name: str
+    data: str
+    frequency_minutes: int
+    resolution_minutes: int
+    site_ids: tuple[int, ...] | None
+    transport: str
+    settings: Mapping[str, Any]
+
+
+class Pause(NamedTuple):
+    """Slots that begin in it are skipped; `resumed_from` None: it goes on."""
+
+    paused_from: datetime
+    resumed_from: datetime | None
+
+
+class Job(NamedTuple):
+    """What is known of a job at the beginning of a slice of work; `versions` in their order."""
+
+    key: JobKey
+    is_deleted: bool
+    planned_until: datetime
+    versions: Sequence[Version]
+    pauses: Sequence[Pause]
+
+    def version(self, number: int) -> Version:
+        """Return the version that a run has pinned."""
+        return next(version for version in self.versions if version.version == number)
+
+    def newest(self, transport: str) -> Version:
+        """Return the newest version with this transport: where and how to connect.
+
+        What a run contains is pinned, but a repaired address or credential must reach the runs that wait for it.
+        """
+        return next(version for version in reversed(self.versions) if version.transport == transport)
+
+
+class Run(NamedTuple):
+    """An unfinished run of a job; not frozen: its parts are not known yet."""
+
+    job: JobKey
+    slot: Slot
+    job_version: int
+    catalog_revision: int
+    is_frozen: bool
+    part_count: int
+
+
+class RowRange(NamedTuple):
+    """`row_count` rows of a run from (first_measured_at, first_meter_id) on, in their order."""
+
+    first_measured_at: datetime
+    first_meter_id: int
+    row_count: int
+
+
+class FrozenPart(NamedTuple):
+    """A part of a run as its first rendering fixed it."""
+
+    rows: RowRange
+    byte_count: int
+    sha256: bytes
+
+
+class WaitingPart(NamedTuple):
+    """A part that is to be sent, and its history."""
+
+    number: int
+    frozen: FrozenPart
+    attempt_count: int
+    next_attempt_at: datetime | None

@@ -1,0 +1,102 @@
+"""The rows of a run: closed measurements with the names that were in force, as known when the run was planned."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from services.core.conversion import Utility
+from services.core.records import MeasurementRow
+from services.delivery.model import RowRange, Run, Version
+from services.platform.errors import OperatorNeeded
+from services.platform.postgres import Pool, transaction
+
+BATCH_ROWS = 2_000
+_SMALLEST_METER_ID = -(2**31)
+
+# The time of a window comes as a list of all the starts in the slot, so that the primary key's order (time,
+# organization, meter) is walked as it lies. LEFT: a name that is missing must be seen, not silently cost a row.
+_ROWS = """
+SELECT m.meter_id, t.meter_type, t.utility, c.name, c.unit, m.window_start, c.site_id, s.name AS site_name,
+       m.energy_wh, m.volume
+FROM measurement m
+JOIN meter t ON t.meter_id = m.meter_id
+LEFT JOIN LATERAL (
+    SELECT name, unit, site_id FROM meter_configuration
+    WHERE meter_id = m.meter_id AND valid_from <= m.window_start AND revision <= $4
+    ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON true
+LEFT JOIN LATERAL (
+    SELECT name FROM site_description
+    WHERE site_id = c.site_id AND valid_from <= m.window_start AND revision <= $4
+    ORDER BY valid_from DESC, revision DESC LIMIT 1) s ON true
+WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND m.organization_id = $3
+  AND ($5::integer[] IS NULL OR c.site_id = ANY ($5))
+  AND (m.window_start, m.meter_id) >= ($6::timestamptz, $7::integer)
+ORDER BY m.window_start, m.meter_id
+LIMIT $8
+"""
+
+
+class RowStore:
+    """Reads the rows of runs, in the order of (time, meter)."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def stream(self, run: Run, version: Version) -> AsyncIterator[list[MeasurementRow]]:
+        """Yield all rows of a run in batches; only one batch is held.
+
+        Raises Unavailable while PostgreSQL is away, OperatorNeeded where a row has no name.
+        """
+        beginning = RowRange(run.slot.start, _SMALLEST_METER_ID, 0)
+        async with transaction(self._pool) as connection:
+            cursor = await connection.cursor(_ROWS, *_arguments(run, version, beginning, limit=None))
+            while batch := await cursor.fetch(BATCH_ROWS):
+                yield _rows(batch, version.resolution_minutes)
+
+    async def part(self, run: Run, version: Version, rows: RowRange) -> list[MeasurementRow]:
+        """Return the rows of one part. Raises as `stream`."""
+        async with transaction(self._pool) as connection:
+            found = await connection.fetch(_ROWS, *_arguments(run, version, rows, limit=rows.row_count))
+        return _rows(found, version.resolution_minutes)
+
+
+def _arguments(run: Run, version: Version, beginning: RowRange, *, limit: int | None) -> tuple[object, ...]:
+    step = timedelta(minutes=version.resolution_minutes)
+    first = beginning.first_measured_at
+    starts = [first + number * step for number in range((run.slot.end - first) // step)]
+    sites = None if version.site_ids is None else list(version.site_ids)
+    return (
+        version.resolution_minutes,
+        starts,
+        run.job.organization_id,
+        run.catalog_revision,
+        sites,
+        first,
+        beginning.first_meter_id,
+        limit,
+    )
+
+
+def _rows(batch: Sequence[asyncpg.Record], resolution_minutes: int) -> list[MeasurementRow]:
+    rows = []
+    for meter_id, meter_type, utility, name, unit, window_start, site_id, site_name, energy_wh, volume in batch:
+        if name is None or site_name is None:
+            missing = f"meter {meter_id}" if name is None else f"site {site_id}"
+            raise OperatorNeeded(f"the catalog has no name for {missing} at {window_start.isoformat()}")
+        rows.append(
+            MeasurementRow(
+                meter_id,
+                meter_type,
+                Utility(utility),
+                name,
+                unit,
+                window_start,
+                resolution_minutes,
+                site_id,
+                site_name,
+                energy_wh,
+                volume,
+            )
+        )
+    return rows

@@ -1,0 +1,192 @@
+"""The SQL of runs, parts and attempts. Every write holds the job under the claim's epoch first."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from services.core.retry import Answer, Verdict
+from services.core.schedule import Slot
+from services.delivery.job_store import hold, stop_held
+from services.delivery.model import Claim, FrozenPart, RowRange, Run, WaitingPart
+from services.delivery.planning import Plan
+from services.platform.postgres import Connection, Pool, transaction
+
+_PLAN_RUNS = """
+INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state, finished_at)
+SELECT $1, $2, r.slot_start, r.slot_end, r.job_version, c.revision,
+       CASE WHEN r.is_skipped THEN 'skipped' ELSE 'planned' END, CASE WHEN r.is_skipped THEN $7::timestamptz END
+FROM catalog_revision c,
+     unnest($3::timestamptz[], $4::timestamptz[], $5::integer[], $6::boolean[])
+         AS r (slot_start, slot_end, job_version, is_skipped)
+"""
+
+_MOVE_ON = """
+UPDATE export_job_progress
+SET next_slot_start = $3, next_slot_end = $4, next_resolution_minutes = $5, seen_version = $6
+WHERE organization_id = $1 AND job_id = $2
+"""
+
+_NEXT_RUN = """
+SELECT r.slot_start, r.slot_end, r.job_version, r.catalog_revision, r.state = 'frozen' AS is_frozen, r.part_count,
+       j.deleted_at IS NOT NULL AS is_deleted
+FROM export_run r JOIN export_job j USING (job_id)
+WHERE r.organization_id = $1 AND r.job_id = $2 AND r.state IN ('planned', 'frozen')
+ORDER BY r.slot_start LIMIT 1
+"""
+
+_COUNT_UNFINISHED = """
+SELECT count(*) FROM (SELECT FROM export_run
+                      WHERE organization_id = $1 AND job_id = $2 AND state IN ('planned', 'frozen') LIMIT $3) r
+"""
+
+_ADD_PART = """
+INSERT INTO export_part (organization_id, job_id, slot_start, part, first_measured_at, first_meter_id, row_count,
+                         byte_count, sha256)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+"""
+
+_FREEZE = """
+UPDATE export_run
+SET state = $4, part_count = $5, row_count = $6, byte_count = $7, frozen_at = $8,
+    finished_at = CASE WHEN $4 = 'empty' THEN $8::timestamptz END
+WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
+"""
+
+_NEXT_PART = """
+SELECT part, first_measured_at, first_meter_id, row_count, byte_count, sha256, attempt_count, next_attempt_at
+FROM export_part WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 AND state = 'waiting'
+ORDER BY part LIMIT 1
+"""
+
+_ADD_ATTEMPT = """
+INSERT INTO delivery_attempt (organization_id, job_id, slot_start, part, attempt, started_at, finished_at, outcome,
+                              reason, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+
+_PART_DELIVERED = """
+UPDATE export_part SET state = 'delivered', attempt_count = $5, next_attempt_at = NULL, delivered_at = $6
+WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 AND part = $4
+"""
+
+_PART_WAITS = """
+UPDATE export_part SET attempt_count = $5, next_attempt_at = $6
+WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 AND part = $4
+"""
+
+_RUN_DELIVERED = """
+UPDATE export_run r SET state = 'delivered', finished_at = $4
+WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
+  AND NOT EXISTS (SELECT FROM export_part p
+                  WHERE p.organization_id = $1 AND p.job_id = $2 AND p.slot_start = $3 AND p.state <> 'delivered')
+RETURNING true
+"""
+
+
+class Attempt(NamedTuple):
+    """One attempt and what follows from it; `next_attempt_at` is None unless it is made again by itself."""
+
+    started_at: datetime
+    finished_at: datetime
+    answer: Answer
+    next_attempt_at: datetime | None
+
+
+class RunStore:
+    """Runs and their parts. Every method raises Unavailable while PostgreSQL is away, every write Superseded."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def count_unfinished(self, claim: Claim, limit: int) -> int:
+        """Return how many runs are planned or frozen, counting no further than `limit`."""
+        async with transaction(self._pool) as connection:
+            count: int = await connection.fetchval(_COUNT_UNFINISHED, *claim.job, limit)
+        return count
+
+    async def add(self, claim: Claim, plan: Plan, now: datetime) -> None:
+        """Add the planned runs, which pin the newest catalog revision, and move the job on to its next slot."""
+        runs = plan.runs
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            if runs:
+                await connection.execute(
+                    _PLAN_RUNS,
+                    *claim.job,
+                    [run.slot.start for run in runs],
+                    [run.slot.end for run in runs],
+                    [run.version for run in runs],
+                    [run.is_skipped for run in runs],
+                    now,
+                )
+            version = plan.next_version
+            await connection.execute(_MOVE_ON, *claim.job, *plan.next_slot, version.resolution_minutes, version.version)
+
+    async def next_unfinished(self, claim: Claim) -> Run | None:
+        """Return the oldest run that is not finished; None where there is none, or the job was deleted."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_NEXT_RUN, *claim.job)
+        if row is None or row["is_deleted"]:
+            return None
+        slot = Slot(row["slot_start"], row["slot_end"])
+        return Run(
+            claim.job, slot, row["job_version"], row["catalog_revision"], row["is_frozen"], row["part_count"]
+        )
+
+    async def freeze(self, claim: Claim, run: Run, parts: Sequence[FrozenPart], now: datetime) -> None:
+        """Fix the run's parts; without any it is empty, and over."""
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            await connection.executemany(
+                _ADD_PART,
+                [
+                    (*run.job, run.slot.start, number, *part.rows, part.byte_count, part.sha256)
+                    for number, part in enumerate(parts, start=1)
+                ],
+            )
+            await connection.execute(
+                _FREEZE,
+                *run.job,
+                run.slot.start,
+                "frozen" if parts else "empty",
+                len(parts),
+                sum(part.rows.row_count for part in parts),
+                sum(part.byte_count for part in parts),
+                now,
+            )
+
+    async def next_part(self, run: Run) -> WaitingPart | None:
+        """Return the first part of the run that has not been delivered."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_NEXT_PART, *run.job, run.slot.start)
+        return None if row is None else _part_from_row(row)
+
+    async def record(self, claim: Claim, run: Run, part: WaitingPart, attempt: Attempt) -> bool:
+        """Record an attempt and its consequences; return whether the whole run is delivered now."""
+        key = (*run.job, run.slot.start, part.number)
+        number = part.attempt_count + 1
+        answer = attempt.answer
+        async with transaction(self._pool) as connection:
+            await hold(connection, claim)
+            times = (attempt.started_at, attempt.finished_at)
+            await connection.execute(
+                _ADD_ATTEMPT, *key, number, *times, answer.verdict.value, answer.reason, answer.detail
+            )
+            if answer.verdict is Verdict.DELIVERED:
+                await connection.execute(_PART_DELIVERED, *key, number, attempt.finished_at)
+                return await self._finish(connection, run, attempt.finished_at)
+            await connection.execute(_PART_WAITS, *key, number, attempt.next_attempt_at)
+            if answer.verdict is Verdict.STOP:
+                await stop_held(connection, run.job, attempt.finished_at, answer.reason, answer.detail)
+            return False
+
+    async def _finish(self, connection: Connection, run: Run, at: datetime) -> bool:
+        return await connection.fetchval(_RUN_DELIVERED, *run.job, run.slot.start, at) is not None
+
+
+def _part_from_row(row: asyncpg.Record) -> WaitingPart:
+    rows = RowRange(row["first_measured_at"], row["first_meter_id"], row["row_count"])
+    frozen = FrozenPart(rows, row["byte_count"], row["sha256"])
+    return WaitingPart(row["part"], frozen, row["attempt_count"], row["next_attempt_at"])

@@ -1,0 +1,25 @@
+"""Settings of delivery."""
+
+from pydantic import Field
+
+from services.platform.settings import ServiceSettings
+
+
+class DeliverySettings(ServiceSettings):
+    """What delivery needs beside Kafka and PostgreSQL."""
+
+    concurrency: int = Field(32, ge=1, le=1_000, description="Jobs that one process works on at a time.")
+    destination_concurrency: int = Field(
+        4, ge=1, le=1_000, description="Of these, how many at most send to one host and port."
+    )
+    database_connections: int = Field(12, ge=3, le=200, description="Connections to PostgreSQL that a process opens.")
+    look_seconds: float = Field(1.0, gt=0, le=60, description="The tables are looked into at least so often.")
+    slice_seconds: float = Field(5.0, gt=0, le=300, description="How long a job is worked on before others have a turn.")
+    lease_seconds: float = Field(
+        30.0, ge=1, le=3_600, description="A job whose process died is taken over after this; renewed while it lives."
+    )
+    planned_runs: int = Field(100, ge=1, le=10_000, description="Unfinished runs that a job plans ahead at most.")
+    connect_seconds: float = Field(10.0, gt=0, le=300, description="A destination must have accepted us by then.")
+    answer_seconds: float = Field(30.0, gt=0, le=3_600, description="An attempt is cut off after this, in total.")
+    first_retry_seconds: float = Field(1.0, gt=0, le=3_600, description="Wait after the first failed attempt.")
+    longest_retry_seconds: float = Field(3_600.0, gt=0, le=86_400, description="Longest wait between two attempts.")

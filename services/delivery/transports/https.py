@@ -1,0 +1,128 @@
+"""JSON over HTTPS: one POST a part, to a URL of the customer's, its certificate verified."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from services.core.parts import HTTPS_JSON, PartFormat
+from services.core.retry import Answer, Verdict
+from services.core.times import iso_seconds, to_epoch_milliseconds
+from services.delivery.transports.base import Deadlines, OutgoingPart
+from services.delivery.transports.http_answers import answer_of_error, answer_of_status, printable
+from services.delivery.transports.tls_sessions import TlsSessions
+from services.platform.clock import Clock
+from services.platform.errors import UserError
+
+CONTENT_TYPE = "application/json; charset=utf-8"
+USER_AGENT = "Meterpost"
+# Enough for a sentence of the receiver's; nothing more of its answer is read.
+MAX_ANSWER_BYTES = 4_096
+# The status line is the answer; what follows is for people, and a receiver that dribbles it is not waited for.
+ANSWER_BODY_SECONDS = 2.0
+
+
+class HttpsTransport:
+    """Sends parts with pooled connections, one pool for each certificate authority that jobs name."""
+
+    def __init__(self, deadlines: Deadlines, clock: Clock) -> None:
+        self._sessions = TlsSessions(deadlines, user_agent=USER_AGENT)
+        self._deadlines = deadlines
+        self._clock = clock
+
+    @property
+    def part_format(self) -> PartFormat:
+        """At most 2,000 measurements and 1 MB."""
+        return HTTPS_JSON
+
+    def destination(self, settings: Mapping[str, Any]) -> "HttpsDestination":
+        """Return the server of `{"url": "https://…", "ca_pem": "…"}`; UserError names the setting that is wrong."""
+        url, ca_pem = settings.get("url"), settings.get("ca_pem")
+        if not isinstance(url, str) or not isinstance(ca_pem, str | None):
+            raise UserError('transport settings: "url" must be a text that begins with https://, "ca_pem" a text')
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 443
+        except ValueError as error:
+            raise UserError(f'transport settings: "url" is not a URL: {error}') from None
+        if parts.scheme.lower() != "https" or not host:
+            raise UserError('transport settings: "url" must begin with https:// and name a host')
+        if ca_pem is not None:
+            _check_certificates(ca_pem)
+        return HttpsDestination(url, f"{host}:{port}", ca_pem, self._sessions, self._deadlines, self._clock)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._sessions.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpsDestination:
+    """A URL that takes parts."""
+
+    url: str
+    address: str
+    ca_pem: str | None
+    sessions: TlsSessions
+    deadlines: Deadlines
+    clock: Clock
+
+    async def send(self, part: OutgoingPart) -> Answer:
+        """POST the part once. Redirects are not followed; the receiver's whole answer is not waited for."""
+        try:
+            async with asyncio.timeout(self.deadlines.total.total_seconds()):
+                with self.sessions.lend(self.ca_pem) as session:
+                    return await self._post(session, part)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: what aiohttp says of URLs and answers that it cannot read.
+            return answer_of_error(error)
+
+    async def _post(self, session: aiohttp.ClientSession, part: OutgoingPart) -> Answer:
+        async with session.post(
+            self.url, data=part.body, headers=self._headers(part), allow_redirects=False
+        ) as response:
+            said = await _beginning_of_body(response)
+            return answer_of_status(response.status, response.headers, said, self.clock.now())
+
+    def _headers(self, part: OutgoingPart) -> dict[str, str]:
+        return {
+            "Content-Type": CONTENT_TYPE,
+            "webhook-id": part.part_id,
+            "webhook-timestamp": str(to_epoch_milliseconds(self.clock.now()) // 1000),
+            "Meterpost-Job": str(part.job_id),
+            "Meterpost-Run": part.run_id,
+            "Meterpost-Part": str(part.part),
+            "Meterpost-Parts": str(part.parts),
+            "Meterpost-Window-Start": iso_seconds(part.slot.start),
+            "Meterpost-Window-End": iso_seconds(part.slot.end),
+            "Meterpost-Rows": str(part.row_count),
+            "Meterpost-Resolution-Minutes": str(part.resolution_minutes),
+            "Meterpost-Content-SHA256": part.sha256.hex(),
+            "Meterpost-Filename": part.file_name,
+        }
+
+
+async def _beginning_of_body(response: aiohttp.ClientResponse) -> str:
+    """Return what the receiver says, as far as it says it soon; an unread rest costs the connection, not the part."""
+    said = b""
+    try:
+        async with asyncio.timeout(ANSWER_BODY_SECONDS):
+            while len(said) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES)):
+                said += piece
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        # The status has been received: that the text after it is cut off changes nothing.
+        response.close()
+    if not response.content.at_eof():
+        response.close()
+    return printable(said)
+
+
+def _check_certificates(ca_pem: str) -> None:
+    try:
+        ssl.create_default_context(cadata=ca_pem)
+    except (ssl.SSLError, ValueError):
+        raise UserError('transport settings: "ca_pem" must hold certificates in PEM form') from None

@@ -1,0 +1,1 @@
+"""Readings from Kafka into PostgreSQL, exactly once."""

@@ -1,0 +1,74 @@
+"""Ingest's wiring: what the loop needs, built once, closed in order."""
+
+import asyncio
+
+import structlog
+
+from services.ingest.doorbell import Doorbell
+from services.ingest.loop import Edges, Ingest
+from services.ingest.settings import IngestSettings
+from services.ingest.store import IngestStore
+from services.ingest.ticks import Ticker
+from services.platform.errors import Superseded, Unavailable
+from services.platform.kafka import Admin, GroupConsumer, Producer
+from services.platform.metrics import INGEST_SUPERSEDED
+from services.platform.postgres import Patience, connect_pool
+from services.platform.telemetry import Health
+from services.platform.topics import INGEST_PROGRESS, READINGS_BRIDGE, READINGS_LOGGER
+
+log = structlog.get_logger()
+
+
+async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event) -> None:
+    """Run ingest until told to stop."""
+    patience = Patience(health, stopping)
+    url = settings.database_url.get_secret_value()
+    topics = (settings.topic(READINGS_BRIDGE), settings.topic(READINGS_LOGGER))
+    try:
+        pool = await patience.postgres(lambda: connect_pool(url, max_size=2))
+    except Unavailable:
+        return
+    producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
+    try:
+        await patience.kafka(producer.start)
+        ticked = await _ticked_topics(settings, topics, patience)
+        while not stopping.is_set():
+            consumer = GroupConsumer(
+                settings.kafka_bootstrap_servers,
+                group=settings.group("ingest"),
+                topics=topics,
+                client=settings.instance,
+            )
+            await patience.kafka(consumer.start)
+            edges = Edges(
+                consumer,
+                IngestStore(pool),
+                Ticker(producer, consumer, ticked),
+                Doorbell(producer, settings.topic(INGEST_PROGRESS)),
+            )
+            try:
+                await Ingest(settings, edges, patience).run()
+            except Superseded as error:
+                INGEST_SUPERSEDED.inc()
+                log.warning("superseded", error=str(error), action="leave the group and join again")
+            finally:
+                await consumer.stop()
+    except Unavailable:
+        # Only a stop ends our patience: there is nothing left to do for this process.
+        log.info("stopped_while_waiting")
+    finally:
+        await producer.stop()
+        pool.terminate()
+
+
+async def _ticked_topics(settings: IngestSettings, topics: tuple[str, ...], patience: Patience) -> frozenset[str]:
+    """Return the topics on whose idle partitions we append ticks."""
+    if settings.ticks != "auto":
+        return frozenset(topics if settings.ticks == "on" else ())
+    admin = Admin(settings.kafka_bootstrap_servers)
+    await patience.kafka(admin.start)
+    try:
+        types = await patience.kafka(lambda: admin.time_types(topics))
+    finally:
+        await admin.stop()
+    return frozenset(topic for topic, time_type in types.items() if time_type == "LogAppendTime")

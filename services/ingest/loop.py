@@ -1,0 +1,175 @@
+"""The ingest loop: claim, poll, judge, store.
+
+Exactly once in effect: a batch and the progress of its partitions are one transaction, reading starts where the
+database says, and a batch of an owner that was superseded is refused by the epoch.
+"""
+
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+import structlog
+
+from services.core.readings import SourceTopic
+from services.core.registry import Registry
+from services.core.times import EPOCH
+from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position
+from services.ingest.doorbell import Doorbell
+from services.ingest.settings import IngestSettings
+from services.ingest.store import IngestStore
+from services.ingest.ticks import Ticker
+from services.platform.errors import OperatorNeeded
+from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
+from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
+from services.platform.postgres import Patience
+from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
+
+POLL_MS = 200
+REGISTRY_LOOK_SECONDS = 1.0
+log = structlog.get_logger()
+
+
+class Edges(NamedTuple):
+    """Everything outside that the loop works with."""
+
+    consumer: GroupConsumer
+    store: IngestStore
+    ticker: Ticker
+    doorbell: Doorbell
+
+
+class Ingest:
+    """The loop. One instance lives from joining the group to leaving it."""
+
+    def __init__(self, settings: IngestSettings, edges: Edges, patience: Patience) -> None:
+        self._settings = settings
+        self._consumer, self._store, self._ticker, self._doorbell = edges
+        self._patience = patience
+        self._builder = BatchBuilder(
+            source_topics={
+                settings.topic(READINGS_BRIDGE): SourceTopic.BRIDGE.value,
+                settings.topic(READINGS_LOGGER): SourceTopic.LOGGER.value,
+            },
+            raw_retention=timedelta(days=settings.raw_retention_days),
+        )
+        self._registry = Registry()
+        self._registry_looked = 0.0
+        self._generation = -1
+        self._positions: dict[Partition, Position] = {}
+        self._waiting: list[PartitionBatch] = []
+
+    async def run(self) -> None:
+        """Work until told to stop. Raises Superseded when another process owns what we thought ours."""
+        while not self._patience.stopping.is_set():
+            self._patience.health.progress()
+            if self._generation != self._consumer.generation:
+                await self._claim()
+            if time.monotonic() - self._registry_looked >= REGISTRY_LOOK_SECONDS:
+                await self._refresh_registry()
+            await self._doorbell.ring()
+            await self._ticker.tick({key: position.next_offset for key, position in self._positions.items()})
+            if not self._waiting:
+                polled = await self._consumer.poll(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
+                self._waiting = [batch for batch in polled if (batch.topic, batch.partition) in self._positions]
+            if self._generation != self._consumer.generation:
+                self._waiting = []  # fetched under an assignment that is over
+            if self._waiting:
+                await self._store_waiting()
+
+    async def _claim(self) -> None:
+        """Own what the group assigned: from now on nobody else writes it, and we read where the database says."""
+        generation, assigned = self._consumer.generation, self._consumer.assigned
+        self._positions, self._waiting = {}, []
+        if assigned:
+            positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
+            first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
+            end = await self._patience.kafka(lambda: self._consumer.end_offsets(assigned))
+            if generation != self._consumer.generation:
+                return
+            for partition, position in positions.items():
+                _check_log(partition, position, first[partition], end[partition])
+                self._consumer.seek(partition, max(position.next_offset, first[partition]))
+            self._positions = positions
+        self._generation = generation
+        log.info("claimed", partitions=len(assigned), generation=generation)
+
+    async def _refresh_registry(self) -> bool:
+        """Take over what the catalog recorded since the last look; tell whether there was anything."""
+        self._registry_looked = time.monotonic()
+        known = self._registry.revision
+        if await self._patience.postgres(self._store.registry_revision) == known:
+            return False
+        self._registry.apply(await self._patience.postgres(lambda: self._store.registry_change(known)))
+        return True
+
+    async def _store_waiting(self) -> None:
+        """Judge what waits, up to the size of a batch, and store it in one transaction."""
+        started = time.monotonic()
+        batch = Batch()
+        judged = await self._judge_waiting()
+        for partition in judged:
+            partition.add_to(batch)
+        await self._patience.postgres(lambda: self._store.store(batch))
+        for partition in judged:
+            self._positions[partition.key] = partition.after
+        INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
+        await self._tell(batch)
+
+    async def _judge_waiting(self) -> list[JudgedPartition]:
+        """Judge polled records; what does not fit into this batch keeps waiting."""
+        judged: list[JudgedPartition] = []
+        room = self._settings.batch_readings
+        while self._waiting and room > 0:
+            polled = self._waiting.pop(0)
+            position = self._positions[polled.topic, polled.partition]
+            await self._check_gap(polled, position)
+            partition = self._builder.judge(polled, position, self._registry, room)
+            judged.append(partition)
+            room -= partition.reading_count
+            if partition.rest is not None:
+                self._waiting.insert(0, partition.rest)
+                break
+        doubted = [partition for partition in judged if partition.is_doubted]
+        # One look for the whole batch: a storm of unknown devices is not a storm of queries.
+        if doubted and await self._refresh_registry():
+            for partition in doubted:
+                self._builder.judge_again(partition, self._registry)
+        return judged
+
+    async def _check_gap(self, polled: PartitionBatch, position: Position) -> None:
+        """Stop where the broker removed records that we have not read; a producer's transactions leave gaps, too."""
+        key = (polled.topic, polled.partition)
+        if polled.records[0].offset > position.next_offset and position.watermark is not None:
+            first = await self._patience.kafka(lambda: self._consumer.beginning_offsets([key]))
+            _check_log(key, position, first[key], polled.records[0].offset)
+
+    async def _tell(self, batch: Batch) -> None:
+        """After the commit: metrics, the doorbell, ticks, and a hint for lag tools."""
+        INGEST_READINGS.inc(len(batch.versions))
+        for row in batch.rejected:
+            INGEST_REFUSED.labels(row.reason).inc()
+        for move in batch.advances:
+            seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
+            INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
+        moved = {(move.topic, move.partition): move.position.next_offset for move in batch.advances}
+        self._ticker.saw_records(moved)
+        self._doorbell.note(batch)
+        await self._consumer.commit(moved)
+
+
+def _check_log(partition: Partition, position: Position, first_offset: int, end_offset: int) -> None:
+    """Raise OperatorNeeded where the broker's log does not hold what comes next.
+
+    Where nothing was ever stored, what the retention removed before we first came was never ours.
+    """
+    where = f"{partition[0]}/{partition[1]}: offset {position.next_offset} comes next"
+    if position.next_offset < first_offset and position.watermark is not None:
+        raise OperatorNeeded(
+            f"{where}, but the broker's log begins at {first_offset}: up to {first_offset - position.next_offset} "
+            f"records were removed before they were read. Nothing is skipped without an operator's decision."
+        )
+    if position.next_offset > end_offset:
+        raise OperatorNeeded(
+            f"{where}, but the broker's log ends at {end_offset}: the topic was recreated or has lost records. "
+            f"Restore it, or declare topics under a new prefix with a new database."
+        )

@@ -1,0 +1,175 @@
+"""The SQL of ingest: claiming partitions, one transaction per batch, the registry's changes."""
+
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+
+from services.core.readings import ReadingVersion
+from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
+from services.ingest.batch import Batch, Position, RejectedRow
+from services.platform.errors import Superseded
+from services.platform.kafka import Partition
+from services.platform.partitions import TimePartition, create_partitions
+from services.platform.postgres import Connection, Pool, transaction
+
+COLUMNS = ReadingVersion._fields
+_COLUMN_LIST = ", ".join(COLUMNS)
+_ORDER = "revision, arrived_at, source_topic, source_partition, source_offset, source_place"
+_NEWEST_FIRST = ", ".join(f"{column} DESC" for column in _ORDER.split(", "))
+_ASSIGNMENTS = ", ".join(
+    f"{column} = excluded.{column}" for column in COLUMNS if column not in {"measured_at", "meter_id"}
+)
+_EXCLUDED_ORDER = ", ".join(f"excluded.{column}" for column in _ORDER.split(", "))
+_STORED_ORDER = ", ".join(f"stored.{column}" for column in _ORDER.split(", "))
+_DAYS_AT_ONCE = 100
+
+_CLAIM = """
+    INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner)
+    VALUES ($1, $2, 0, 1, $3)
+    ON CONFLICT (topic, partition) DO UPDATE SET epoch = mine.epoch + 1, owner = $3, updated_at = now()
+    RETURNING epoch, next_offset, watermark, first_arrival
+"""
+
+# A batch is stored only from exactly where the partition stands, by its owner. So neither an owner that was
+# superseded nor the repetition of a commit whose answer was lost can store anything twice.
+_ADVANCE = """
+    UPDATE ingest_progress AS mine
+    SET next_offset = moved.next_offset, watermark = moved.watermark, first_arrival = moved.first_arrival,
+        stored_count = stored_count + moved.stored, refused_count = refused_count + moved.refused, updated_at = now()
+    FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+                $7::timestamptz[], $8::bigint[], $9::bigint[])
+         AS moved (topic, partition, epoch, from_offset, next_offset, watermark, first_arrival, stored, refused)
+    WHERE mine.topic = moved.topic AND mine.partition = moved.partition
+      AND mine.epoch = moved.epoch AND mine.next_offset = moved.from_offset
+"""
+
+_STAGING = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_reading
+        (LIKE reading) ON COMMIT DELETE ROWS
+"""
+
+# The newest staged version of each key competes with the stored one; whichever loses goes to reading_superseded: the
+# staged losers by this statement, a displaced row by the table's trigger. Sorted, so that writers lock in one order.
+_MERGE = f"""
+    WITH ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY measured_at, meter_id ORDER BY {_NEWEST_FIRST}) AS place
+        FROM staged_reading
+    ), won AS (
+        INSERT INTO reading AS stored ({_COLUMN_LIST})
+        SELECT {_COLUMN_LIST} FROM ranked WHERE place = 1 ORDER BY measured_at, meter_id
+        ON CONFLICT (measured_at, meter_id) DO UPDATE SET {_ASSIGNMENTS}
+        WHERE ({_EXCLUDED_ORDER}) > ({_STORED_ORDER})
+        RETURNING measured_at, meter_id
+    )
+    INSERT INTO reading_superseded ({_COLUMN_LIST})
+    SELECT {_COLUMN_LIST} FROM ranked
+    WHERE place > 1
+       OR NOT EXISTS (SELECT FROM won WHERE won.measured_at = ranked.measured_at AND won.meter_id = ranked.meter_id)
+"""  # noqa: S608 - column names of ours
+
+
+class IngestStore:
+    """What ingest reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known_days: set[date] = set()
+
+    async def claim(self, partitions: Iterable[Partition], owner: str) -> dict[Partition, Position]:
+        """Become the owner of partitions: whoever owned them before can write no more."""
+        claimed: dict[Partition, Position] = {}
+        async with transaction(self._pool) as connection:
+            for topic, partition in sorted(partitions):
+                row = await connection.fetchrow(_CLAIM, topic, partition, owner)
+                assert row is not None  # noqa: S101 - the statement always returns its row
+                claimed[topic, partition] = Position(*row)
+        return claimed
+
+    async def store(self, batch: Batch) -> None:
+        """Store a batch and move its partitions on, in one transaction.
+
+        Raises Superseded, with nothing written, where another process owns one of the partitions.
+        """
+        await self._ensure_days(batch.versions)
+        async with transaction(self._pool) as connection:
+            await self._advance(connection, batch)
+            if batch.versions:
+                await connection.execute(_STAGING)
+                await connection.copy_records_to_table("staged_reading", records=batch.versions, columns=COLUMNS)
+                await connection.execute(_MERGE)
+            if batch.rejected:
+                await connection.copy_records_to_table(
+                    "rejected_reading", records=batch.rejected, columns=RejectedRow._fields
+                )
+
+    async def _advance(self, connection: Connection, batch: Batch) -> None:
+        moves = sorted(batch.advances)
+        status = await connection.execute(
+            _ADVANCE,
+            [move.topic for move in moves],
+            [move.partition for move in moves],
+            [move.epoch for move in moves],
+            [move.from_offset for move in moves],
+            [move.position.next_offset for move in moves],
+            [move.position.watermark for move in moves],
+            [move.position.first_arrival for move in moves],
+            [move.stored for move in moves],
+            [move.refused for move in moves],
+        )
+        if status != f"UPDATE {len(moves)}":
+            raise Superseded("another process owns one of the partitions, or the batch is stored already")
+
+    async def _ensure_days(self, versions: list[ReadingVersion]) -> None:
+        """Make the day partitions that the readings need; they stay if the batch fails."""
+        missing = sorted({version.measured_at.date() for version in versions} - self._known_days)
+        for first in range(0, len(missing), _DAYS_AT_ONCE):
+            days = missing[first : first + _DAYS_AT_ONCE]
+            async with transaction(self._pool) as connection:
+                await create_partitions(
+                    connection,
+                    [_day_partition(table, day) for day in days for table in ("reading", "reading_superseded")],
+                )
+            self._known_days.update(days)
+
+    async def registry_revision(self) -> int:
+        """Return the catalog's newest revision."""
+        async with transaction(self._pool) as connection:
+            revision: int = await connection.fetchval("SELECT revision FROM catalog_revision")
+        return revision
+
+    async def registry_change(self, known_revision: int) -> RegistryChange:
+        """Return what the catalog recorded after `known_revision`."""
+        async with transaction(self._pool) as connection:
+            revision: int = await connection.fetchval("SELECT revision FROM catalog_revision")
+            span = (known_revision, revision)
+            devices = await connection.fetch(
+                "SELECT device_id FROM device WHERE revision > $1 AND revision <= $2", *span
+            )
+            meters = await connection.fetch("SELECT meter_id FROM meter WHERE revision > $1 AND revision <= $2", *span)
+            inputs = await connection.fetch(
+                "SELECT device_id, input, greatest(valid_from, $3), revision, meter_id FROM input_attachment "
+                "WHERE revision > $1 AND revision <= $2",
+                *span,
+                _EARLIEST,
+            )
+            links = await connection.fetch(
+                "SELECT device_id, meter_id, greatest(valid_from, $3), revision, attached FROM bridge_attachment "
+                "WHERE revision > $1 AND revision <= $2",
+                *span,
+                _EARLIEST,
+            )
+        return RegistryChange(
+            revision,
+            [row[0] for row in devices],
+            [row[0] for row in meters],
+            [InputAttachmentRow(*row) for row in inputs],
+            [BridgeAttachmentRow(*row) for row in links],
+        )
+
+
+# Stands for -infinity in Python, whose earliest aware instant cannot be shifted between zones.
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+
+
+def _day_partition(table: str, day: date) -> TimePartition:
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return TimePartition(table, f"{table}_{day:%Y%m%d}", start, start + timedelta(days=1))

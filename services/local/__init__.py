@@ -1,0 +1,1 @@
+"""The whole product on one machine: embedded servers, receivers, a simulated fleet."""

@@ -1,0 +1,1 @@
+"""IO plumbing that every service needs; no business rules."""

@@ -1,0 +1,65 @@
+"""Every metric of the platform: name, meaning and labels in one place."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+INGEST_READINGS = Counter(
+    "meterpost_ingest_readings",
+    "Readings stored, repeats and outranked versions included.",
+    registry=REGISTRY,
+)
+INGEST_REFUSED = Counter("meterpost_ingest_refused", "Readings refused.", labelnames=("reason",), registry=REGISTRY)
+INGEST_BATCH_SECONDS = Histogram(
+    "meterpost_ingest_batch_seconds",
+    "From the poll's end to the commit of its batch.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+INGEST_SUPERSEDED = Counter(
+    "meterpost_ingest_superseded",
+    "Batches dropped because another process owns a partition.",
+    registry=REGISTRY,
+)
+INGEST_TICKS = Counter("meterpost_ingest_ticks", "Ticks appended to idle partitions.", registry=REGISTRY)
+INGEST_WATERMARK = Gauge(
+    "meterpost_ingest_watermark_seconds",
+    "Watermark of a partition, as seconds since the epoch.",
+    labelnames=("topic", "partition"),
+    registry=REGISTRY,
+)
+SERVER_WAITS = Counter(
+    "meterpost_server_waits",
+    "Times a service waited for a server that was away.",
+    labelnames=("server",),
+    registry=REGISTRY,
+)
+WINDOWS_CLOSED = Counter(
+    "meterpost_windows_closed",
+    "Windows of a bucket closed with rows.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
+WINDOW_ROWS = Counter("meterpost_window_rows", "Measurements written.", registry=REGISTRY)
+WINDOW_CLOSE_SECONDS = Histogram(
+    "meterpost_window_close_seconds",
+    "Duration of one closing statement.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+DELIVERY_RUNS = Counter(
+    "meterpost_delivery_runs", "Runs by the state they ended in.", labelnames=("state",), registry=REGISTRY
+)
+DELIVERY_ATTEMPTS = Counter(
+    "meterpost_delivery_attempts",
+    "Attempts to deliver a part.",
+    labelnames=("outcome", "reason"),
+    registry=REGISTRY,
+)
+DELIVERY_ROWS = Counter("meterpost_delivery_rows", "Rows delivered.", registry=REGISTRY)
+DELIVERY_SECONDS = Histogram(
+    "meterpost_delivery_seconds",
+    "Duration of one attempt.",
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=REGISTRY,
+)

@@ -1,0 +1,98 @@
+"""Structured logs, and health by progress: /healthz, /readyz and /metrics on one small server."""
+
+import logging
+import sys
+import time
+from typing import Literal
+
+import structlog
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from services.platform.metrics import REGISTRY
+
+STALLED_AFTER_SECONDS = 60.0
+"""A service whose main loop has not come round for so long is not healthy."""
+
+
+def configure_logging(service: str, instance: str, level: str, form: Literal["json", "console"]) -> None:
+    """Send structured events to standard error, one a line; libraries' logs too, from WARNING on."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service, instance=instance)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class Health:
+    """What the probes answer. The service calls `progress` each time its main loop comes round."""
+
+    def __init__(self) -> None:
+        self._last_progress = time.monotonic()
+        self._waiting_for: str | None = "start"
+
+    def progress(self) -> None:
+        """Note that the main loop came round: the process lives."""
+        self._last_progress = time.monotonic()
+
+    def ready(self) -> None:
+        """Note that everything the service needs answers."""
+        self._waiting_for = None
+
+    def not_ready(self, waiting_for: str) -> None:
+        """Note what the service waits for, in a word or two."""
+        self._waiting_for = waiting_for
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the main loop came round lately."""
+        return time.monotonic() - self._last_progress < STALLED_AFTER_SECONDS
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What the service waits for; None when it is ready."""
+        return self._waiting_for
+
+
+async def start_health_server(health: Health, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Serve the probes and the metrics; return the runner to clean up and the port really used."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        seconds = time.monotonic() - health._last_progress  # noqa: SLF001 - one module
+        text = f"last progress {seconds:.1f} s ago\n"
+        return web.Response(text=text, status=200 if health.is_alive else 503)
+
+    async def readyz(_request: web.Request) -> web.Response:
+        if health.waiting_for is None:
+            return web.Response(text="ready\n")
+        return web.Response(text=f"waiting for {health.waiting_for}\n", status=503)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), content_type="text/plain", charset="utf-8")
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    return runner, runner.addresses[0][1]

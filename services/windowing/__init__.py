@@ -1,0 +1,1 @@
+"""Closes windows when everything that belongs to them has been stored."""

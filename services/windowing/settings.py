@@ -1,0 +1,40 @@
+"""Settings of windowing."""
+
+from datetime import timedelta
+
+from pydantic import Field
+
+from services.core.windows import DEFAULT_GRACE
+from services.platform.settings import ServiceSettings
+
+
+class WindowingSettings(ServiceSettings):
+    """What windowing needs beside Kafka and PostgreSQL."""
+
+    grace_seconds: int = Field(
+        int(DEFAULT_GRACE.total_seconds()),
+        ge=0,
+        le=86_400,
+        description="How long after its end a window waits for readings, by their arrival.",
+    )
+    buckets: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="Shares of the meters that close on their own; fixed once windows have been closed.",
+    )
+    look_every_seconds: float = Field(
+        2.0, gt=0, le=30, description="Look for due windows at least so often, whatever is heard from ingest."
+    )
+    repeat_after_seconds: float = Field(
+        5.0, gt=0, le=600, description="Announce due windows again when nobody has closed any of them for so long."
+    )
+    statement_readings: int = Field(
+        200_000, ge=1, le=10_000_000, description="About how many readings one statement closes at most, when behind."
+    )
+    statement_days: int = Field(31, ge=1, le=366, description="How many days one statement spans at most, when behind.")
+
+    @property
+    def grace(self) -> timedelta:
+        """`grace_seconds` as a duration."""
+        return timedelta(seconds=self.grace_seconds)

@@ -1,0 +1,247 @@
+"""The SQL of windowing: where things stand, and closing a range of windows in one transaction."""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from services.core.times import floor_to
+from services.core.windows import RESOLUTIONS_MINUTES, due_until
+from services.platform.errors import OperatorNeeded
+from services.platform.kafka import Partition
+from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED
+from services.platform.partitions import create_partitions
+from services.platform.postgres import Connection, Pool, transaction
+from services.windowing.announcements import BucketKey
+from services.windowing.closing_sql import CLOSE
+from services.windowing.measurement_partitions import partition_of
+from services.windowing.settings import WindowingSettings
+
+# Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
+# very range, joins never loop, and a statement of 200,000 readings sorts and groups in memory.
+_PLAN_FOR_THE_RANGE = """
+    SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
+           set_config('work_mem', '64MB', true)
+"""
+
+_FRONTIER = """
+    SELECT closed_until,
+           (SELECT CASE WHEN bool_and(watermark IS NOT NULL) THEN min(watermark) END
+            FROM ingest_progress WHERE topic = ANY ($3::text[])) AS watermark
+    FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2
+"""
+_LOCK = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2 FOR UPDATE"
+_LOCK_COMPANIONS = """
+    SELECT bucket FROM window_frontier
+    WHERE resolution_minutes = $1 AND bucket <> $2 AND closed_until = $3
+    ORDER BY bucket FOR UPDATE SKIP LOCKED
+"""
+_ADVANCE = """
+    UPDATE window_frontier SET closed_until = $3 WHERE resolution_minutes = $1 AND bucket = ANY ($2::smallint[])
+"""
+_MOVE_CLOSED = """
+    UPDATE window_closed SET closed_until = reached.closed_until
+    FROM (SELECT min(closed_until) AS closed_until FROM window_frontier WHERE resolution_minutes = $1) AS reached
+    WHERE resolution_minutes = $1 AND window_closed.closed_until < reached.closed_until
+    RETURNING window_closed.closed_until
+"""
+_NEXT_READING = "SELECT min(measured_at) FROM reading WHERE measured_at >= $1 AND measured_at < $2"
+_READING_AFTER = """
+    SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 ORDER BY measured_at OFFSET $3 LIMIT 1
+"""
+# A superseded version may be the one that counts, and its interval may differ from the newest version's.
+_DAYS_WITH_READINGS = """
+    SELECT DISTINCT date_trunc('day', measured_at, 'UTC') AS day FROM (
+        SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3
+        UNION ALL
+        SELECT measured_at FROM reading_superseded
+        WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3
+    ) AS eligible
+"""
+
+
+class Progress(NamedTuple):
+    """How far ingest has stored a partition; None: nothing yet."""
+
+    watermark: datetime | None
+    first_arrival: datetime | None
+
+
+class Chunk(NamedTuple):
+    """Windows to close next: those that start in [start, end). Before `start` there is nothing to close."""
+
+    start: datetime
+    end: datetime
+
+
+class WindowStore:
+    """What windowing reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
+
+    def __init__(self, pool: Pool, settings: WindowingSettings, reading_topics: tuple[str, ...]) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._topics = list(reading_topics)
+        self._known_partitions: set[str] = set()
+
+    async def progress(self) -> dict[Partition, Progress]:
+        """Return how far ingest has stored the reading topics."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT topic, partition, watermark, first_arrival FROM ingest_progress WHERE topic = ANY ($1)",
+                self._topics,
+            )
+        return {(row["topic"], row["partition"]): Progress(row["watermark"], row["first_arrival"]) for row in rows}
+
+    async def frontiers(self) -> dict[BucketKey, datetime]:
+        """Return where the buckets stand; empty before the first opening.
+
+        Raises OperatorNeeded where they are not as many as the settings say: a meter's bucket would change, and its
+        windows would be closed twice or never.
+        """
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch("SELECT resolution_minutes, bucket, closed_until FROM window_frontier")
+        found = {BucketKey(row["resolution_minutes"], row["bucket"]): row["closed_until"] for row in rows}
+        if found and found.keys() != self.keys:
+            count = max(key.bucket for key in found) + 1
+            raise OperatorNeeded(
+                f"windows were closed in {count} buckets, the settings say {self._settings.buckets}; "
+                f"set METERPOST_BUCKETS to {count}"
+            )
+        return found
+
+    @property
+    def keys(self) -> set[BucketKey]:
+        """Every bucket of every resolution."""
+        return {
+            BucketKey(resolution, bucket)
+            for resolution in RESOLUTIONS_MINUTES
+            for bucket in range(self._settings.buckets)
+        }
+
+    async def open(self, openings: Mapping[int, datetime]) -> None:
+        """Let closing begin at `openings`, by resolution; nothing happens where it has begun."""
+        keys = sorted(self.keys)
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                "INSERT INTO window_closed (resolution_minutes, opened_at, closed_until) "
+                "SELECT resolution, opening, opening FROM unnest($1::smallint[], $2::timestamptz[]) "
+                "AS opened (resolution, opening) ORDER BY resolution ON CONFLICT DO NOTHING",
+                sorted(openings),
+                [openings[resolution] for resolution in sorted(openings)],
+            )
+            # From the table, so that of two workers that open at once both buckets and resolutions are the winner's.
+            await connection.execute(
+                "INSERT INTO window_frontier (resolution_minutes, bucket, closed_until) "
+                "SELECT resolution_minutes, bucket, opened_at FROM unnest($1::smallint[], $2::smallint[]) "
+                "AS wanted (resolution_minutes, bucket) JOIN window_closed USING (resolution_minutes) "
+                "WHERE NOT EXISTS (SELECT FROM window_frontier) "
+                "ORDER BY resolution_minutes, bucket ON CONFLICT DO NOTHING",
+                [key.resolution_minutes for key in keys],
+                [key.bucket for key in keys],
+            )
+
+    async def advance(self, key: BucketKey, due: datetime) -> datetime | None:
+        """Close the oldest windows of a bucket that start before `due`, as many as one statement takes.
+
+        Returns where the bucket then stands; None where nothing is open yet. Other buckets that stand at the same
+        place and that nobody else works on are closed along, because the readings are read once for all of them.
+        However often and by however many it is called, each window is closed once: the frontier's row decides.
+        """
+        chunk, frontier = await self._plan(key, due)
+        if frontier is None or chunk is None:
+            return frontier
+        await self._ensure_partitions(key.resolution_minutes, chunk)
+        started = time.monotonic()
+        async with transaction(self._pool) as connection:
+            await connection.execute(_PLAN_FOR_THE_RANGE)
+            locked: datetime = await connection.fetchval(_LOCK, *key)
+            if locked != frontier:
+                return locked  # somebody else was faster
+            companions = await connection.fetch(_LOCK_COMPANIONS, *key, frontier)
+            buckets = [key.bucket, *(row["bucket"] for row in companions)]
+            windows, rows = await self._close(connection, key.resolution_minutes, chunk, buckets)
+            await connection.execute(_ADVANCE, key.resolution_minutes, buckets, chunk.end)
+        WINDOW_CLOSE_SECONDS.observe(time.monotonic() - started)
+        WINDOWS_CLOSED.labels(str(key.resolution_minutes)).inc(windows)
+        WINDOW_ROWS.inc(rows)
+        return chunk.end
+
+    async def _close(
+        self, connection: Connection, resolution: int, chunk: Chunk, buckets: list[int]
+    ) -> tuple[int, int]:
+        if chunk.start >= chunk.end:
+            return 0, 0
+        row = await connection.fetchrow(
+            CLOSE,
+            resolution,
+            chunk.start,
+            chunk.end,
+            self._settings.buckets,
+            None if len(buckets) == self._settings.buckets else buckets,
+            self._settings.grace,
+            self._topics,
+        )
+        assert row is not None  # noqa: S101 - an aggregate always has its row
+        return row["windows"], row["rows"]
+
+    async def _plan(self, key: BucketKey, due: datetime) -> tuple[Chunk | None, datetime | None]:
+        """Return what to close next, None where there is nothing, and where the bucket stands."""
+        resolution = timedelta(minutes=key.resolution_minutes)
+        async with transaction(self._pool) as connection:
+            await connection.execute(_PLAN_FOR_THE_RANGE)
+            row = await connection.fetchrow(_FRONTIER, *key, self._topics)
+            if row is None:
+                return None, None
+            frontier: datetime = row["closed_until"]
+            if row["watermark"] is None:
+                return None, frontier
+            # Whoever sent the message: nothing closes before the tables say so.
+            due = min(
+                floor_to(due, resolution), due_until(row["watermark"], key.resolution_minutes, self._settings.grace)
+            )
+            if frontier >= due:
+                return None, frontier
+            first = await self._next_reading(connection, frontier, due)
+            if first is None:
+                return Chunk(due, due), frontier
+            start = floor_to(first, resolution)
+            end = min(due, start + timedelta(days=self._settings.statement_days))
+            if end - start > resolution:
+                beyond = await connection.fetchval(_READING_AFTER, start, end, self._settings.statement_readings)
+                end = end if beyond is None else max(floor_to(beyond, resolution), start + resolution)
+        return Chunk(start, end), frontier
+
+    async def _next_reading(self, connection: Connection, start: datetime, end: datetime) -> datetime | None:
+        """Return the earliest time of a reading in [start, end); looks slice by slice, so few partitions are locked."""
+        slice_ = timedelta(days=self._settings.statement_days)
+        while start < end:
+            found: datetime | None = await connection.fetchval(_NEXT_READING, start, min(start + slice_, end))
+            if found is not None:
+                return found
+            start += slice_
+        return None
+
+    async def _ensure_partitions(self, resolution: int, chunk: Chunk) -> None:
+        """Make the partitions that the chunk's rows go to, in a transaction of its own; they stay if closing fails."""
+        if chunk.start >= chunk.end:
+            return
+        first, last = partition_of(resolution, chunk.start), partition_of(resolution, chunk.end - timedelta(minutes=1))
+        if first == last and first.name in self._known_partitions:
+            return
+        async with transaction(self._pool) as connection:
+            days = await connection.fetch(_DAYS_WITH_READINGS, chunk.start, chunk.end, resolution)
+            needed = {partition_of(resolution, row["day"]) for row in days}
+            missing = sorted(part for part in needed if part.name not in self._known_partitions)
+            if missing:
+                await create_partitions(connection, missing)
+        self._known_partitions.update(part.name for part in missing)
+
+    async def move_closed(self, resolution: int) -> datetime | None:
+        """Note how far all buckets of a resolution are closed; returns it to the one caller who moved it, else None.
+
+        To be called after the commit that moved a bucket, and now and then: of two workers who move the last two
+        buckets at once, neither sees the other's before.
+        """
+        async with transaction(self._pool) as connection:
+            reached: datetime | None = await connection.fetchval(_MOVE_CLOSED, resolution)
+        return reached

@@ -1,0 +1,51 @@
+"""Fixtures that every test may use: one real Kafka and one real PostgreSQL a session, a database of one's own."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.local.kafka_server import KafkaServer
+from services.local.postgres_server import PostgresServer
+from services.platform.migrations import upgrade
+from tests.support.platform import Platform, running
+from tests.support.stack import Databases, temporary_kafka, temporary_postgres
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    """Give a Kafka that all tests share: use topics of your own. A test that ends it starts it again."""
+    with temporary_kafka() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Give a PostgreSQL that all tests share. A test that ends it starts it again."""
+    with temporary_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: PostgresServer) -> Databases:
+    """Give the maker of databases, migrated once."""
+    return Databases(postgres_server, migrate=upgrade)
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """Give the address of a fresh, migrated database."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def platform(kafka_server: KafkaServer, database_url: str, tmp_path: Path) -> Iterator[Platform]:
+    """Give a platform of one's own; declare its topics before use."""
+    prefix = f"t{os.getpid()}-{next(_NUMBERS)}."
+    with running(Platform(kafka_server.bootstrap_servers, database_url, prefix, tmp_path)) as made:
+        yield made
