@@ -8,8 +8,8 @@ from typing import NamedTuple
 from services.platform.postgres import Connection, Pool
 
 AnyConnection = Connection | Pool
-# Stands in for -infinity, which asyncpg would hand out as a time without a zone.
-_BEGINNING_OF_TIME = datetime(1, 1, 1, tzinfo=UTC)
+# Stands in for -infinity, which asyncpg would hand out as a time without a zone (and takes the year 1 for).
+_BEGINNING_OF_TIME = datetime(2, 1, 1, tzinfo=UTC)
 
 
 class Organization(NamedTuple):
@@ -78,7 +78,7 @@ async def sites(connection: AnyConnection, organization_id: int) -> list[Site]:
         FROM site
         CROSS JOIN LATERAL (
             SELECT name, time_zone FROM site_description
-            WHERE site_id = site.site_id AND valid_from <= now()
+            WHERE site_description.site_id = site.site_id AND valid_from <= now()
             ORDER BY valid_from DESC, revision DESC LIMIT 1
         ) AS now_described
         WHERE site.organization_id = $1
@@ -101,22 +101,22 @@ async def meters(connection: AnyConnection, organization_id: int) -> list[Meter]
     """Return the organization's meters, by id."""
     rows = await connection.fetch(
         """
-        SELECT meter_id, configured.name, meter_type, utility, configured.unit, configured.units_per_pulse,
+        SELECT meter.meter_id, configured.name, meter_type, utility, configured.unit, configured.units_per_pulse,
                configured.normalization_factor, configured.calorific_value, configured.register_modulus,
                configured.cadence_minutes, serial_number, configured.site_id, described.name
         FROM meter
         CROSS JOIN LATERAL (
             SELECT * FROM meter_configuration
-            WHERE meter_id = meter.meter_id AND valid_from <= now()
+            WHERE meter_configuration.meter_id = meter.meter_id AND valid_from <= now()
             ORDER BY valid_from DESC, revision DESC LIMIT 1
         ) AS configured
         CROSS JOIN LATERAL (
             SELECT name FROM site_description
-            WHERE site_id = configured.site_id AND valid_from <= now()
+            WHERE site_description.site_id = configured.site_id AND valid_from <= now()
             ORDER BY valid_from DESC, revision DESC LIMIT 1
         ) AS described
         WHERE organization_id = $1
-        ORDER BY meter_id
+        ORDER BY meter.meter_id
         """,
         organization_id,
     )

@@ -27,7 +27,8 @@ _JOBS = """
         WHERE version.organization_id = job.organization_id AND version.job_id = job.job_id
         ORDER BY version.version DESC LIMIT 1
     ) AS newest
-    LEFT JOIN export_job_progress AS progress USING (organization_id, job_id)
+    LEFT JOIN export_job_progress AS progress
+        ON progress.organization_id = job.organization_id AND progress.job_id = job.job_id
     LEFT JOIN export_job_pause AS pause
         ON pause.organization_id = job.organization_id AND pause.job_id = job.job_id AND pause.resumed_from IS NULL
     WHERE job.organization_id = $1 AND job.deleted_at IS NULL AND ($2::int IS NULL OR job.job_id = $2)

@@ -1,7 +1,7 @@
 """The only SQL that writes export jobs: their versions, pauses and end.
 
-Times of slots are the platform's clock (the arrival of readings), so a replay is scheduled as it was in its own days;
-`now` is the wall clock, taken where nothing has arrived yet and for what happens to the job itself.
+Times of slots are the platform's clock (the arrival of readings), so a replay is scheduled as it was in its own days.
+Where nothing has arrived yet, a job stands at its start. `now` is the wall clock, for what happens to the job itself.
 """
 
 import json
@@ -46,7 +46,7 @@ async def edit_job(pool: Pool, organization_id: int, job_id: int, settings: JobS
         if job.settings == settings:
             return job
         await _check_sites(connection, organization_id, settings.site_ids)
-        clock = await platform_clock(connection) or now
+        clock = await platform_clock(connection) or job.starts_at
         longest = max(job.settings.frequency_minutes, settings.frequency_minutes)
         # Not before the version in force, which may itself begin only later.
         from_then_on = ceil_to(max(clock, job.starts_at, job.effective_from), timedelta(minutes=longest))
@@ -54,7 +54,7 @@ async def edit_job(pool: Pool, organization_id: int, job_id: int, settings: JobS
         return await find_job(connection, organization_id, job_id)
 
 
-async def pause_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> bool:
+async def pause_job(pool: Pool, organization_id: int, job_id: int) -> bool:
     """Skip the slots that begin from now on. Returns False where the job was paused already."""
     async with transaction(pool) as connection:
         job = await _locked(connection, organization_id, job_id)
@@ -68,7 +68,7 @@ async def pause_job(pool: Pool, organization_id: int, job_id: int, now: datetime
             """,
             organization_id,
             job_id,
-            await platform_clock(connection) or now,
+            await platform_clock(connection) or job.starts_at,
         )
         return True
 
@@ -86,7 +86,7 @@ async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetim
             """,
             organization_id,
             job_id,
-            await platform_clock(connection) or now,
+            await platform_clock(connection) or job.starts_at,
         )
         await connection.execute("UPDATE export_job SET resumed_at = $2 WHERE job_id = $1", job_id, now)
         return True

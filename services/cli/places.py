@@ -104,9 +104,10 @@ def without_password(url: str) -> str:
     """Return host, port and database of a URL, fit for a message."""
     try:
         parts = urlsplit(url)
-        return f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+        port = parts.port or 5432
     except ValueError:
         return "an address that cannot be understood"
+    return f"{parts.hostname}:{port}{parts.path}"
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -34,9 +34,7 @@ _SHARED: Mapping[str, Any] = {
     ],
     "database": Annotated[
         str | None,
-        typer.Option(
-            "--database", metavar="URL", help=f"PostgreSQL. Or: {DATABASE_VARIABLE}", rich_help_panel=_WHERE
-        ),
+        typer.Option("--database", metavar="URL", help=f"PostgreSQL. Or: {DATABASE_VARIABLE}", rich_help_panel=_WHERE),
     ],
     "data_folder": Annotated[
         Path | None,
@@ -144,11 +142,16 @@ def command(app: typer.Typer, name: str, *shared: str) -> Callable[[Command], Co
         parameters = sorted([*own, *added], key=lambda parameter: parameter.kind)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = function.__doc__
+        run.__doc__ = _flowing(function.__doc__ or "")
         app.command(name)(run)
         return function
 
     return register
+
+
+def _flowing(doc: str) -> str:
+    """Return a docstring with each paragraph in one line, for the help to break where the terminal ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in doc.split("\n\n"))
 
 
 async def _invoke(function: Command, session: Session, given: Mapping[str, Any]) -> None:
@@ -157,9 +160,7 @@ async def _invoke(function: Command, session: Session, given: Mapping[str, Any])
 
 def _parameter(option: str) -> inspect.Parameter:
     default = False if option == "as_json" else None
-    return inspect.Parameter(
-        option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_SHARED[option]
-    )
+    return inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_SHARED[option])
 
 
 def _names(known: list[Organization]) -> str:

@@ -19,10 +19,16 @@ _PIPE_WIDTH = 200
 _PROBLEMS_SHOWN = 20
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command end as it does for every other output, instead of rich's exit code 1."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console that does not squeeze its tables when it writes into a pipe or a file."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
+    return _Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,15 @@ class Answer:
             )
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
+        console().print(table)
+
+    def facts(self, facts: Iterable[tuple[str, object]]) -> None:
+        """Show what is to be said of one thing."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True, style="bold")
+        table.add_column(overflow="fold")
+        for name, value in facts:
+            table.add_row(name, _cell(value))
         console().print(table)
 
 

@@ -5,8 +5,8 @@ ranges of the day above, 500 notes, 900 end. Days are in market time, UTC+10 wit
 pulses of 0.001 kWh each; one that is no whole number of them is an error, never rounded.
 """
 
+import io
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Context, Decimal, Inexact
@@ -89,11 +89,11 @@ class _Day:
     is_bad: bool = False
 
 
-def parse_nem12(lines: Iterable[str]) -> Nem12File:
+def parse_nem12(content: str) -> Nem12File:
     """Read a whole file. Never raises: what is wrong is in `problems`, ordered by line."""
     reader = _Reader()
     number = 0
-    for number, text in enumerate(lines, start=1):
+    for number, text in enumerate(io.StringIO(content, newline=None), start=1):
         if text.strip():
             reader.take(number, text)
     return reader.finish(number)

@@ -53,6 +53,8 @@ class PartCutter(Generic[RowT]):
     def __init__(self, part_format: PartFormat) -> None:
         self._format = part_format
         self._first: list[RowT] = []
+        self._rows = 0
+        self._bytes = 0
         self._begin()
 
     def feed(self, rows: Sequence[RowT], rendered: Sequence[bytes]) -> list[CutPart[RowT]]:

@@ -8,7 +8,7 @@ Times are starts of intervals, ISO 8601 with their zone. Amounts become pulses; 
 an error unless rounding is asked for (binary noise such as 0.028999999999999998).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import StrEnum
@@ -140,7 +140,7 @@ def _amount(cells: dict[str, str], amounts: list[str]) -> tuple[AmountKind, Deci
     return kind, amount
 
 
-def meters_named(readings: tuple[CsvReading, ...]) -> Iterator[tuple[str, int]]:
+def meters_named(readings: Iterable[CsvReading]) -> Iterator[tuple[str, int]]:
     """Yield each meter that the file names, with the first line that does."""
     first: dict[str, int] = {}
     for reading in readings:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
-from services.core.schedule import Slot
 from services.delivery.model import Claim, Job, JobKey, Pause, Version
+from services.delivery.planning import Plan
 from services.platform.errors import Superseded
 from services.platform.postgres import Connection, Pool, transaction
 
@@ -185,17 +185,18 @@ class JobStore:
                 jobs.append(NewJob(key, row["starts_at"], await _versions(connection, key)))
             return jobs
 
-    async def opened_at(self) -> dict[int, datetime]:
-        """Return where the first closing of each resolution began."""
-        async with transaction(self._pool) as connection:
-            rows = await connection.fetch("SELECT resolution_minutes, opened_at FROM window_closed")
-        return {row["resolution_minutes"]: row["opened_at"] for row in rows}
-
-    async def adopt(self, key: JobKey, version: Version, slot: Slot, destination: str) -> None:
+    async def adopt(self, job: NewJob, first: Plan, destination: str) -> None:
         """Follow a new job from its first slot on; it rests until that is closed."""
+        version, seen_version = first.next_version, job.versions[-1].version
         async with transaction(self._pool) as connection:
             await connection.execute(
-                _ADOPT, *key, version.transport, destination, version.version, *slot, version.resolution_minutes
+                _ADOPT,
+                *job.key,
+                version.transport,
+                destination,
+                seen_version,
+                *first.next_slot,
+                version.resolution_minutes,
             )
 
     async def claim(self, now: datetime, lease: timedelta, busy_destinations: Collection[str]) -> Claim | None:
@@ -236,7 +237,8 @@ class JobStore:
         key = claim.job
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(
-                "SELECT j.deleted_at, p.next_slot_start FROM export_job_progress p JOIN export_job j USING (job_id) "
+                "SELECT j.deleted_at, p.next_slot_start, p.seen_version "
+                "FROM export_job_progress p JOIN export_job j USING (job_id) "
                 "WHERE p.organization_id = $1 AND p.job_id = $2 AND p.epoch = $3",
                 *key,
                 claim.epoch,
@@ -249,8 +251,14 @@ class JobStore:
                 "ORDER BY paused_from",
                 *key,
             )
-        is_deleted = row["deleted_at"] is not None
-        return Job(key, is_deleted, row["next_slot_start"], versions, [Pause(*pause) for pause in pauses])
+        return Job(
+            key,
+            is_deleted=row["deleted_at"] is not None,
+            planned_until=row["next_slot_start"],
+            seen_version=row["seen_version"],
+            versions=versions,
+            pauses=[Pause(*pause) for pause in pauses],
+        )
 
 
 async def _versions(connection: Connection, key: JobKey) -> list[Version]:

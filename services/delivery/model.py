@@ -49,6 +49,8 @@ class Job(NamedTuple):
     key: JobKey
     is_deleted: bool
     planned_until: datetime
+    seen_version: int
+    """The newest version when the next slot was determined."""
     versions: Sequence[Version]
     pauses: Sequence[Pause]
 
@@ -61,7 +63,7 @@ class Job(NamedTuple):
 
         What a run contains is pinned, but a repaired address or credential must reach the runs that wait for it.
         """
-        return next(version for version in reversed(self.versions) if version.transport == transport)
+        return [version for version in self.versions if version.transport == transport][-1]
 
 
 class Run(NamedTuple):

@@ -23,6 +23,8 @@ class Plan(NamedTuple):
     runs: Sequence[PlannedRun]
     next_slot: Slot
     next_version: Version
+    is_next_due: bool
+    """More is due than was planned at once."""
 
 
 def in_force(versions: Sequence[Version], instant: datetime) -> Version:
@@ -42,7 +44,7 @@ def first_plan(starts_at: datetime, opened_at: Mapping[int, datetime], versions:
         return None
     begin = floor_to(opening, timedelta(minutes=version.frequency_minutes))
     slot = first_slot(max(starts_at, begin), version.frequency_minutes)
-    return _following(slot.start, versions, ())
+    return plan(slot.start, versions, (), {}, limit=0)
 
 
 def plan(
@@ -55,10 +57,11 @@ def plan(
     """Return the due runs of the slots from `planned_until` on, oldest first, at most `limit`."""
     runs: list[PlannedRun] = []
     while True:
-        following = _following(planned_until, versions, runs)
-        slot, version = following.next_slot, following.next_version
-        if len(runs) >= limit or not is_due(slot, closed_until.get(version.resolution_minutes)):
-            return following
+        version = in_force(versions, planned_until)
+        slot = next_slot(planned_until, version.frequency_minutes, version.resolution_minutes)
+        due = is_due(slot, closed_until.get(version.resolution_minutes))
+        if len(runs) >= limit or not due:
+            return Plan(runs, slot, version, due)
         runs.append(PlannedRun(slot, version.version, is_paused(slot.start, pauses)))
         planned_until = slot.end
 
@@ -69,9 +72,3 @@ def is_paused(instant: datetime, pauses: Sequence[Pause]) -> bool:
         pause.paused_from <= instant and (pause.resumed_from is None or instant < pause.resumed_from)
         for pause in pauses
     )
-
-
-def _following(planned_until: datetime, versions: Sequence[Version], runs: Sequence[PlannedRun]) -> Plan:
-    version = in_force(versions, planned_until)
-    slot = next_slot(planned_until, version.frequency_minutes, version.resolution_minutes)
-    return Plan(runs, slot, version)

@@ -1,7 +1,7 @@
 """The rows of a run: closed measurements with the names that were in force, as known when the run was planned."""
 
-from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
 
 import asyncpg
 
@@ -43,7 +43,7 @@ class RowStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def stream(self, run: Run, version: Version) -> AsyncIterator[list[MeasurementRow]]:
+    async def stream(self, run: Run, version: Version) -> AsyncGenerator[list[MeasurementRow], None]:
         """Yield all rows of a run in batches; only one batch is held.
 
         Raises Unavailable while PostgreSQL is away, OperatorNeeded where a row has no name.

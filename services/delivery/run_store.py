@@ -14,7 +14,8 @@ from services.delivery.planning import Plan
 from services.platform.postgres import Connection, Pool, transaction
 
 _PLAN_RUNS = """
-INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state, finished_at)
+INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state,
+                        finished_at)
 SELECT $1, $2, r.slot_start, r.slot_end, r.job_version, c.revision,
        CASE WHEN r.is_skipped THEN 'skipped' ELSE 'planned' END, CASE WHEN r.is_skipped THEN $7::timestamptz END
 FROM catalog_revision c,
@@ -106,7 +107,7 @@ class RunStore:
             count: int = await connection.fetchval(_COUNT_UNFINISHED, *claim.job, limit)
         return count
 
-    async def add(self, claim: Claim, plan: Plan, now: datetime) -> None:
+    async def add(self, claim: Claim, plan: Plan, seen_version: int, now: datetime) -> None:
         """Add the planned runs, which pin the newest catalog revision, and move the job on to its next slot."""
         runs = plan.runs
         async with transaction(self._pool) as connection:
@@ -121,8 +122,8 @@ class RunStore:
                     [run.is_skipped for run in runs],
                     now,
                 )
-            version = plan.next_version
-            await connection.execute(_MOVE_ON, *claim.job, *plan.next_slot, version.resolution_minutes, version.version)
+            resolution_minutes = plan.next_version.resolution_minutes
+            await connection.execute(_MOVE_ON, *claim.job, *plan.next_slot, resolution_minutes, seen_version)
 
     async def next_unfinished(self, claim: Claim) -> Run | None:
         """Return the oldest run that is not finished; None where there is none, or the job was deleted."""
@@ -131,9 +132,7 @@ class RunStore:
         if row is None or row["is_deleted"]:
             return None
         slot = Slot(row["slot_start"], row["slot_end"])
-        return Run(
-            claim.job, slot, row["job_version"], row["catalog_revision"], row["is_frozen"], row["part_count"]
-        )
+        return Run(claim.job, slot, row["job_version"], row["catalog_revision"], row["is_frozen"], row["part_count"])
 
     async def freeze(self, claim: Claim, run: Run, parts: Sequence[FrozenPart], now: datetime) -> None:
         """Fix the run's parts; without any it is empty, and over."""

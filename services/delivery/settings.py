@@ -14,7 +14,9 @@ class DeliverySettings(ServiceSettings):
     )
     database_connections: int = Field(12, ge=3, le=200, description="Connections to PostgreSQL that a process opens.")
     look_seconds: float = Field(1.0, gt=0, le=60, description="The tables are looked into at least so often.")
-    slice_seconds: float = Field(5.0, gt=0, le=300, description="How long a job is worked on before others have a turn.")
+    slice_seconds: float = Field(
+        5.0, gt=0, le=300, description="How long a job is worked on before others have a turn."
+    )
     lease_seconds: float = Field(
         30.0, ge=1, le=3_600, description="A job whose process died is taken over after this; renewed while it lives."
     )

@@ -340,6 +340,29 @@ def arrival_of(record: Record, watermark: datetime | None) -> datetime:
     return stamped if watermark is None or stamped > watermark else watermark
 
 
+async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
+    """Return the latest time of the partitions' last records; None where they are empty. Raises Unavailable."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
+    newest: dict[TopicPartition, datetime] = {}
+    try:
+        async with asyncio.timeout(deadline_s):
+            await consumer.start()
+            wanted = [TopicPartition(*partition) for partition in partitions]
+            first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+            filled = [tp for tp in wanted if end[tp] > first[tp]]
+            consumer.assign(filled)
+            for tp in filled:
+                consumer.seek(tp, end[tp] - 1)
+            while len(newest) < len(filled):
+                for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
+    finally:
+        await consumer.stop()
+    return max(newest.values(), default=None)
+
+
 async def wait_for_kafka(bootstrap_servers: str, *, deadline_s: float) -> None:
     """Return once the broker answers; raises Unavailable after `deadline_s`."""
     end = time.monotonic() + deadline_s

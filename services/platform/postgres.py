@@ -42,6 +42,7 @@ _AWAY = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,  # a statement timeout
     asyncpg.InterfaceError,  # asyncpg's own word for a connection that was closed under it
+    asyncpg.InternalClientError,  # asyncpg's rollback on a connection that broke in the middle of a statement
 )
 
 

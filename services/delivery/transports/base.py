@@ -34,6 +34,8 @@ class Deadlines:
 
     connect: timedelta
     total: timedelta
+    words: timedelta = timedelta(seconds=2)
+    """How long its words are waited for once its answer is known: they are for people only."""
 
 
 class Destination(Protocol):

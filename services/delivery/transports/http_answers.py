@@ -29,6 +29,30 @@ _WHAT_TO_FIX = {
 _REDIRECT = "the receiver redirects, which is not followed: give the job the final URL, then resume the job"
 _OTHER = "the receiver refuses the request and will again: correct it there or in the job's settings, then resume it"
 
+_CERTIFICATE = "the server's certificate is not trusted: correct it there or the job's ca_pem, then resume the job"
+
+# The first kind that fits decides.
+_FAILURES: tuple[tuple[tuple[type[Exception], ...], Verdict, str, str], ...] = (
+    (
+        (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError),
+        Verdict.STOP,
+        "certificate_refused",
+        _CERTIFICATE,
+    ),
+    ((aiohttp.ClientSSLError, ssl.SSLError), Verdict.RETRY, "tls_failed", "no TLS connection came about"),
+    ((aiohttp.ClientConnectorDNSError,), Verdict.RETRY, "name_not_resolved", "the host has no address"),
+    ((aiohttp.ConnectionTimeoutError,), Verdict.RETRY, "connect_timeout", "the server accepted no connection in time"),
+    ((TimeoutError,), Verdict.RETRY, "timeout", "the server did not answer in time"),
+    ((aiohttp.ClientConnectorError,), Verdict.RETRY, "connection_refused", "the server does not accept connections"),
+    ((aiohttp.InvalidURL,), Verdict.STOP, "bad_settings", "the job's URL cannot be used"),
+    (
+        (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, OSError),
+        Verdict.RETRY,
+        "connection_lost",
+        "the server ended the connection",
+    ),
+)
+
 
 def answer_of_status(status: int, headers: Mapping[str, str], said: str, now: datetime) -> Answer:
     """Return the answer for a response; `now` is needed for a Retry-After that is a date."""
@@ -44,27 +68,10 @@ def answer_of_status(status: int, headers: Mapping[str, str], said: str, now: da
 def answer_of_error(error: Exception) -> Answer:
     """Return the answer for an attempt that brought no response."""
     text = printable(str(error).encode())
-    match error:
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
-            advice = "the server's certificate is not trusted: correct it there or the job's ca_pem, then resume the job"
-            return Answer(Verdict.STOP, "certificate_refused", f"{advice}; {text}")
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return Answer(Verdict.RETRY, "tls_failed", text)
-        case aiohttp.ClientConnectorDNSError():
-            return Answer(Verdict.RETRY, "name_not_resolved", text)
-        case aiohttp.ConnectionTimeoutError():
-            return Answer(Verdict.RETRY, "connect_timeout", "the server did not accept the connection in time")
-        case TimeoutError():
-            return Answer(Verdict.RETRY, "timeout", "the server did not answer in time")
-        case aiohttp.ClientConnectorError():
-            is_refused = isinstance(error.os_error, ConnectionRefusedError)
-            return Answer(Verdict.RETRY, "connection_refused" if is_refused else "connection_failed", text)
-        case aiohttp.InvalidURL():
-            return Answer(Verdict.STOP, "bad_settings", f"the job's URL cannot be used: {text}")
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | OSError():
-            return Answer(Verdict.RETRY, "connection_lost", text)
-        case _:
-            return Answer(Verdict.RETRY, "bad_answer", text)
+    for kinds, verdict, reason, sentence in _FAILURES:
+        if isinstance(error, kinds):
+            return Answer(verdict, reason, "; ".join(filter(None, (sentence, text))))
+    return Answer(Verdict.RETRY, "bad_answer", text)
 
 
 def retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -4,13 +4,14 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from services.core.parts import HTTPS_JSON, PartFormat
-from services.core.retry import Answer, Verdict
+from services.core.retry import Answer
 from services.core.times import iso_seconds, to_epoch_milliseconds
 from services.delivery.transports.base import Deadlines, OutgoingPart
 from services.delivery.transports.http_answers import answer_of_error, answer_of_status, printable
@@ -22,8 +23,6 @@ CONTENT_TYPE = "application/json; charset=utf-8"
 USER_AGENT = "Meterpost"
 # Enough for a sentence of the receiver's; nothing more of its answer is read.
 MAX_ANSWER_BYTES = 4_096
-# The status line is the answer; what follows is for people, and a receiver that dribbles it is not waited for.
-ANSWER_BODY_SECONDS = 2.0
 
 
 class HttpsTransport:
@@ -85,7 +84,7 @@ class HttpsDestination:
         async with session.post(
             self.url, data=part.body, headers=self._headers(part), allow_redirects=False
         ) as response:
-            said = await _beginning_of_body(response)
+            said = await _beginning_of_body(response, self.deadlines.words)
             return answer_of_status(response.status, response.headers, said, self.clock.now())
 
     def _headers(self, part: OutgoingPart) -> dict[str, str]:
@@ -106,11 +105,11 @@ class HttpsDestination:
         }
 
 
-async def _beginning_of_body(response: aiohttp.ClientResponse) -> str:
+async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta) -> str:
     """Return what the receiver says, as far as it says it soon; an unread rest costs the connection, not the part."""
     said = b""
     try:
-        async with asyncio.timeout(ANSWER_BODY_SECONDS):
+        async with asyncio.timeout(within.total_seconds()):
             while len(said) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES)):
                 said += piece
     except (TimeoutError, aiohttp.ClientError, OSError):

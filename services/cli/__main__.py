@@ -1,0 +1,68 @@
+"""`meterpost`, also as `python -m services.cli`: every outcome becomes a sentence and an exit code."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import structlog
+import typer
+
+from services.cli.app import app
+from services.platform.errors import MeterpostError, UserError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+DEBUG_VARIABLE = "METERPOST_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never lets an exception out."""
+    _silence_libraries()
+    try:
+        outcome = app(args=arguments, prog_name="meterpost", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        # The last place that can turn a fault into a sentence; who wants to see where it is from, says so.
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        sentence, code = _verdict(error)
+        with contextlib.suppress(OSError):  # where nobody reads what we say, the exit code says it
+            sys.stderr.write(f"meterpost: {sentence}\n" if sentence else "")
+        return code
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _verdict(error: BaseException) -> tuple[str, int]:
+    """Return what to tell the user, and the exit code."""
+    if isinstance(error, typer.TyperException):
+        # Without a message the help was shown, because nothing was asked for.
+        message = error.format_message()
+        return f"{message.rstrip('.')} (--help shows what there is)" if message else "", EXIT_BAD_INPUT
+    if isinstance(error, UserError):
+        return str(error), EXIT_BAD_INPUT
+    if isinstance(error, MeterpostError):
+        return str(error), EXIT_FAILED
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted", EXIT_INTERRUPTED
+    name = type(error).__name__
+    return f"this should not happen ({name}: {error}); {DEBUG_VARIABLE}=1 shows where it does", EXIT_FAILED
+
+
+def _silence_libraries() -> None:
+    """Leave standard output to the result, and say what a library logs only once, as our own error."""
+    logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

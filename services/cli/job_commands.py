@@ -1,0 +1,357 @@
+"""`meterpost jobs`: what is exported, how often, and where to."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
+from services.api.job_queries import Job, find_job, list_jobs
+from services.api.job_settings import JobSettings, NewJob, https_settings
+from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
+from services.cli.session import Session, command, wall_clock
+from services.cli.show import Column, utc
+from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
+from services.core.times import parse_instant
+from services.platform.errors import UserError
+from services.platform.postgres import transaction
+
+app = typer.Typer(no_args_is_help=True, help="Export jobs: what is sent, how often, and where to.")
+
+_DATABASE = ("organization", "database", "as_json")
+_PAIRS = "day: 15, 60; hour: 5, 15, 60; 15min: 1, 5, 15; 5min: 1, 5"
+_COLUMNS = (
+    Column("ID", number=True),
+    Column("Name"),
+    Column("Every", whole=True),
+    Column("Resolution", number=True),
+    Column("Sites"),
+    Column("To"),
+    Column("State", whole=True),
+)
+
+JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="For people; also in file names.", show_default=False)
+]
+FrequencyOption = Annotated[
+    str | None, typer.Option("--frequency", metavar="|".join(FREQUENCY_NAMES), help="How often.", show_default=False)
+]
+ResolutionOption = Annotated[
+    int | None,
+    typer.Option("--resolution", metavar="MINUTES", help=f"Of the rows. Allowed with {_PAIRS}.", show_default=False),
+]
+AllSitesOption = Annotated[bool, typer.Option("--all-sites", help="All sites, those to come too.")]
+SiteOption = Annotated[
+    list[str] | None,
+    typer.Option("--site", metavar="NAME_OR_ID", help="A site; give it again for more.", show_default=False),
+]
+TransportOption = Annotated[str, typer.Option("--transport", metavar="https", help="How it is sent.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="Where to. Default: the receiver of the demo that is running.", show_default=False
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's.", show_default=False
+    ),
+]
+
+
+@command(app, "create", *_DATABASE)
+async def create(
+    session: Session,
+    *,
+    name: NameOption = None,
+    frequency: FrequencyOption = None,
+    resolution: ResolutionOption = None,
+    all_sites: AllSitesOption = False,
+    site: SiteOption = None,
+    transport: TransportOption = "https",
+    url: UrlOption = None,
+    ca_file: CaFileOption = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="TIME", help="First slot at or after this; the past is a backfill."),
+    ] = None,
+) -> None:
+    """Create an export job.
+
+    Its first slot is the first that begins at or after --start; default: now, by the platform's clock, which is the
+    arrival of the newest readings (so a replay of 2020 is scheduled as in 2020).
+
+    Example: meterpost jobs create --name Hourly --frequency hour --resolution 60 --all-sites --url https://example.org/in
+    """
+    missing = [
+        option
+        for option, value in (("--name", name), ("--frequency", frequency), ("--resolution", resolution))
+        if value is None
+    ]
+    if not all_sites and not site:
+        missing.append("--all-sites or --site")
+    if name is None or frequency is None or resolution is None or missing:
+        raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
+    starts_at = None if start is None else _time(start, "--start")
+    destination = _destination(session, transport, url, ca_file)
+    async with session.pool() as pool:
+        async with transaction(pool) as connection:
+            organization = await session.organization(connection)
+            chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
+            known = await sites(connection, organization.organization_id)
+        settings = JobSettings(name, _frequency(frequency), resolution, chosen, transport, destination)
+        new = NewJob(organization.organization_id, settings, starts_at)
+        job = await create_job(pool, new, wall_clock().now())
+    first = first_slot(job.starts_at, settings.frequency_minutes)
+    if session.answer.as_json:
+        session.answer.json(_job_json(job) | {"first_slot_start": first.start})
+        return
+    session.answer.say(
+        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {_sites_text(job, known)}, "
+        f"to {destination['url']}. Its first slot is {utc(first.start)} to {utc(first.end)}."
+    )
+
+
+@command(app, "list", *_DATABASE)
+async def list_(session: Session) -> None:
+    """List the export jobs."""
+    async with session.pool() as pool, transaction(pool) as connection:
+        organization = await session.organization(connection)
+        jobs = await list_jobs(connection, organization.organization_id)
+        known = await sites(connection, organization.organization_id)
+    if session.answer.as_json:
+        session.answer.json({"organization": organization.name, "jobs": [_job_json(job) for job in jobs]})
+    elif not jobs:
+        session.answer.say(f"{organization.name} has no export jobs yet: `meterpost jobs create --help`")
+    else:
+        session.answer.table(_COLUMNS, [_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
+
+
+@command(app, "show", *_DATABASE)
+async def show(session: Session, job_id: JobArgument) -> None:
+    """Show one job in full."""
+    async with session.pool() as pool, transaction(pool) as connection:
+        organization = await session.organization(connection)
+        job = await find_job(connection, organization.organization_id, job_id)
+        known = await sites(connection, organization.organization_id)
+        clock = await platform_clock(connection)
+    if session.answer.as_json:
+        session.answer.json(_job_json(job) | {"platform_clock": clock})
+        return
+    own_ca = "ca_pem" in job.settings.transport_settings
+    facts: list[tuple[str, object]] = [
+        ("Job", f"{job.job_id} {job.settings.name}"),
+        ("State", _state_text(job)),
+        ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
+        ("Sites", _sites_text(job, known)),
+        ("To", job.settings.transport_settings.get("url")),
+        ("Trusts", "the certificates given with --ca-file" if own_ca else "the system's certificates"),
+        ("Starts at", job.starts_at),
+        ("Version", f"{job.version}, for slots from {utc(job.effective_from)}"),
+        ("Next slot", job.next_slot_start or "not planned yet"),
+        ("Platform's clock", clock or "no reading has arrived yet"),
+    ]
+    session.answer.facts(facts)
+
+
+@command(app, "edit", *_DATABASE)
+async def edit(
+    session: Session,
+    job_id: JobArgument,
+    *,
+    name: NameOption = None,
+    frequency: FrequencyOption = None,
+    resolution: ResolutionOption = None,
+    all_sites: AllSitesOption = False,
+    site: SiteOption = None,
+    url: UrlOption = None,
+    ca_file: CaFileOption = None,
+) -> None:
+    """Change a job from its next slot on; what is not named stays as it is."""
+    async with session.pool() as pool:
+        async with transaction(pool) as connection:
+            organization = await session.organization(connection)
+            before = await find_job(connection, organization.organization_id, job_id)
+            old = before.settings
+            chosen = old.site_ids
+            if all_sites or site:
+                chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
+        destination = old.transport_settings
+        if url is not None or ca_file is not None:
+            ca_pem = _pem(ca_file) if ca_file is not None else destination.get("ca_pem")
+            destination = https_settings(url or str(destination["url"]), ca_pem)
+        settings = JobSettings(
+            old.name if name is None else name,
+            old.frequency_minutes if frequency is None else _frequency(frequency),
+            resolution or old.resolution_minutes,
+            chosen,
+            old.transport,
+            destination,
+        )
+        job = await edit_job(pool, organization.organization_id, job_id, settings, wall_clock().now())
+    if session.answer.as_json:
+        session.answer.json(_job_json(job) | {"changed": job.version != before.version})
+    elif job.version == before.version:
+        session.answer.say(f"Nothing changed: job {job_id} is like that already.")
+    else:
+        session.answer.say(f"Changed job {job_id} for the slots from {utc(job.effective_from)} on.")
+
+
+@command(app, "pause", *_DATABASE)
+async def pause(session: Session, job_id: JobArgument) -> None:
+    """Pause a job: slots that begin meanwhile are skipped, and recorded as skipped."""
+    async with session.pool() as pool:
+        organization_id = await _organization_id(session, pool)
+        changed = await pause_job(pool, organization_id, job_id)
+        job = await find_job(pool, organization_id, job_id)
+    if session.answer.as_json:
+        session.answer.json(_job_json(job) | {"changed": changed})
+    else:
+        done = f"Paused job {job_id}" if changed else f"Nothing changed: job {job_id} is paused already"
+        session.answer.say(f"{done}; slots from {utc(job.paused_from)} on are skipped.")
+
+
+@command(app, "resume", *_DATABASE)
+async def resume(session: Session, job_id: JobArgument) -> None:
+    """Resume a job that is paused, or that was stopped because its receiver refused for good."""
+    async with session.pool() as pool:
+        organization_id = await _organization_id(session, pool)
+        changed = await resume_job(pool, organization_id, job_id, wall_clock().now())
+        job = await find_job(pool, organization_id, job_id)
+    if session.answer.as_json:
+        session.answer.json(_job_json(job) | {"changed": changed})
+    else:
+        session.answer.say(f"Resumed job {job_id}." if changed else f"Nothing changed: job {job_id} is active already.")
+
+
+@command(app, "delete", *_DATABASE)
+async def delete(session: Session, job_id: JobArgument) -> None:
+    """Delete a job. What it has sent stays on record."""
+    async with session.pool() as pool:
+        job = await delete_job(pool, await _organization_id(session, pool), job_id, wall_clock().now())
+    if session.answer.as_json:
+        session.answer.json({"job_id": job_id, "deleted": True})
+    else:
+        session.answer.say(f"Deleted job {job_id} {job.settings.name!r}.")
+
+
+async def _organization_id(session: Session, pool: Any) -> int:
+    async with transaction(pool) as connection:
+        return (await session.organization(connection)).organization_id
+
+
+async def _site_ids(
+    connection: AnyConnection, organization_id: int, all_sites: bool, named: list[str] | None
+) -> tuple[int, ...] | None:
+    """Return the sites that were named, or None for all."""
+    if all_sites and named:
+        raise UserError("give either --all-sites or --site, not both")
+    if all_sites or not named:
+        return None
+    known = await sites(connection, organization_id)
+    return tuple(sorted({_site_id(known, text) for text in named}))
+
+
+def _site_id(known: list[Site], text: str) -> int:
+    matching = [one.site_id for one in known if one.name == text] or [
+        one.site_id for one in known if str(one.site_id) == text
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UserError(f"several sites are named {text!r}; give the id instead: {', '.join(map(str, matching))}")
+    some = ", ".join(repr(one.name) for one in known[:8]) + (", …" if len(known) > 8 else "")
+    raise UserError(f"there is no site {text!r}; there are: {some}" if known else "there is no site yet")
+
+
+def _frequency(name: str) -> int:
+    minutes = FREQUENCY_NAMES.get(name.strip().lower())
+    if minutes is None:
+        raise UserError(f"no export frequency is called {name!r}; allowed: {', '.join(FREQUENCY_NAMES)}")
+    return minutes
+
+
+def _destination(session: Session, transport: str, url: str | None, ca_file: Path | None) -> dict[str, Any]:
+    if transport != "https":
+        raise UserError(f"the transport {transport!r} is not known; allowed: https")
+    if url is not None:
+        return https_settings(url, None if ca_file is None else _pem(ca_file))
+    demo = session.places.demo_receiver()
+    if demo is None:
+        raise UserError("say where to send to by --url https://… (no demo with a receiver of its own is running here)")
+    session.answer.note(f"without --url it goes to the demo's receiver: {demo.url} (its CA: {demo.ca_file})")
+    return https_settings(demo.url, _pem(ca_file or demo.ca_file))
+
+
+def _pem(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except UnicodeDecodeError:
+        raise UserError(
+            f"the CA file {file} is not PEM text; its text begins with -----BEGIN CERTIFICATE-----"
+        ) from None
+    except OSError as error:
+        raise UserError(f"the CA file {file} cannot be read: {error.strerror}") from None
+
+
+def _time(text: str, option: str) -> datetime:
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _job_json(job: Job) -> dict[str, Any]:
+    settings = job.settings
+    shown: Mapping[str, Any] = settings.transport_settings
+    return {
+        "job_id": job.job_id,
+        "name": settings.name,
+        "state": job.state,
+        "data": settings.data,
+        "frequency": frequency_name(settings.frequency_minutes),
+        "resolution_minutes": settings.resolution_minutes,
+        "site_ids": settings.site_ids,
+        "transport": settings.transport,
+        "transport_settings": dict(shown),
+        "starts_at": job.starts_at,
+        "version": job.version,
+        "effective_from": job.effective_from,
+        "paused_from": job.paused_from,
+        "stopped_at": job.stopped_at,
+        "stopped_reason": job.stopped_reason,
+        "next_slot_start": job.next_slot_start,
+        "created_at": job.created_at,
+    }
+
+
+def _row(job: Job, known: list[Site]) -> tuple[object, ...]:
+    settings = job.settings
+    return (
+        str(job.job_id),
+        settings.name,
+        frequency_name(settings.frequency_minutes),
+        f"{settings.resolution_minutes} min",
+        _sites_text(job, known),
+        settings.transport_settings.get("url"),
+        job.state,
+    )
+
+
+def _sites_text(job: Job, known: list[Site]) -> str:
+    if job.settings.site_ids is None:
+        return "all sites"
+    names = [one.name for one in known if one.site_id in job.settings.site_ids]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _state_text(job: Job) -> str:
+    if job.paused_from is not None:
+        return f"paused from {utc(job.paused_from)} on"
+    if job.stopped_at is not None:
+        return f"stopped at {utc(job.stopped_at)}: {job.stopped_reason} (`meterpost jobs resume` once that is mended)"
+    return "active"

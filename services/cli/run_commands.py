@@ -1,0 +1,129 @@
+"""`meterpost runs`: what was sent when, in which parts, and what the receiver answered."""
+
+from typing import Annotated
+
+import typer
+
+from services.api.run_queries import RUN_STATES, attempts_of, find_run, list_runs, parse_run_id, parts_of
+from services.cli.session import Session, command
+from services.cli.show import Column, utc
+from services.platform.errors import UserError
+from services.platform.postgres import transaction
+
+app = typer.Typer(no_args_is_help=True, help="Runs: what was sent when, and what the receiver answered.")
+
+_DATABASE = ("organization", "database", "as_json")
+_RUNS = (
+    Column("Run", whole=True),
+    Column("Job"),
+    Column("State", whole=True),
+    Column("Parts", number=True),
+    Column("Rows", number=True),
+    Column("Bytes", number=True),
+    Column("Finished", whole=True),
+)
+_PARTS = (
+    Column("Part", number=True),
+    Column("State", whole=True),
+    Column("Rows", number=True),
+    Column("Bytes", number=True),
+    Column("SHA-256"),
+    Column("Attempts", number=True),
+    Column("Delivered or next try"),
+)
+_ATTEMPTS = (
+    Column("Part", number=True),
+    Column("Attempt", number=True),
+    Column("Started", whole=True),
+    Column("Took", number=True),
+    Column("Outcome", whole=True),
+    Column("The receiver's answer"),
+)
+
+
+@command(app, "list", *_DATABASE)
+async def list_(
+    session: Session,
+    *,
+    job: Annotated[
+        int | None, typer.Option("--job", metavar="ID", help="Only of this job.", show_default=False)
+    ] = None,
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="STATE", help=f"Only {', '.join(RUN_STATES)}.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+) -> None:
+    """List runs, the newest slots first."""
+    if state is not None and state not in RUN_STATES:
+        raise UserError(f"no run is ever {state!r}; states: {', '.join(RUN_STATES)}")
+    async with session.pool() as pool, transaction(pool) as connection:
+        organization = await session.organization(connection)
+        runs = await list_runs(connection, organization.organization_id, job_id=job, state=state, limit=limit)
+    if session.answer.as_json:
+        listed = [{"run": run.run_id, **run._asdict()} for run in runs]
+        session.answer.json({"organization": organization.name, "runs": listed})
+    elif not runs:
+        session.answer.say("There is no such run yet. A slot's run comes when all its windows are closed.")
+    else:
+        rows = [
+            (run.run_id, run.job_name, run.state, run.part_count, run.row_count, run.byte_count, run.finished_at)
+            for run in runs
+        ]
+        session.answer.table(_RUNS, rows, title=f"Runs of {organization.name}")
+
+
+@command(app, "show", *_DATABASE)
+async def show(
+    session: Session,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="As `runs list` names it: job3-20261120T100000Z")],
+) -> None:
+    """Show a run's parts, and each attempt with the receiver's answer."""
+    try:
+        job_id, slot_start = parse_run_id(run)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    async with session.pool() as pool, transaction(pool) as connection:
+        organization = await session.organization(connection)
+        found = await find_run(connection, organization.organization_id, job_id, slot_start)
+        if found is None:
+            raise UserError(f"there is no run {run}; `meterpost runs list` shows those there are")
+        parts = await parts_of(connection, organization.organization_id, found)
+        attempts = await attempts_of(connection, organization.organization_id, found)
+    if session.answer.as_json:
+        listed = [
+            part._asdict() | {"attempts": [one._asdict() for one in attempts if one.part == part.part]}
+            for part in parts
+        ]
+        session.answer.json({"run": found.run_id, **found._asdict(), "parts": listed})
+        return
+    session.answer.say(
+        f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {job_id} "
+        f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts."
+    )
+    if parts:
+        rows = [
+            (
+                part.part,
+                part.state,
+                part.row_count,
+                part.byte_count,
+                part.sha256.hex()[:16] + "…",
+                part.attempt_count,
+                part.delivered_at or part.next_attempt_at,
+            )
+            for part in parts
+        ]
+        session.answer.table(_PARTS, rows)
+    if attempts:
+        answers = [
+            (
+                one.part,
+                one.attempt,
+                one.started_at,
+                f"{(one.finished_at - one.started_at).total_seconds():.2f} s",
+                one.outcome,
+                f"{one.reason}: {one.detail}" if one.detail else one.reason,
+            )
+            for one in attempts
+        ]
+        session.answer.table(_ATTEMPTS, answers)

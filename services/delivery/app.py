@@ -1,0 +1,91 @@
+"""Delivery's wiring: what the dispatcher needs, built once, closed in order."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from services.core.retry import RetryPolicy
+from services.delivery.dispatcher import Dispatcher
+from services.delivery.doorbell import listen
+from services.delivery.job_store import JobStore
+from services.delivery.row_store import RowStore
+from services.delivery.run_store import RunStore
+from services.delivery.sending import Freezer, Sender
+from services.delivery.settings import DeliverySettings
+from services.delivery.transports import TRANSPORTS
+from services.delivery.transports.base import Deadlines, Transport
+from services.delivery.window_store import WindowStore
+from services.delivery.worker import Limits, Stores, Worker
+from services.platform.clock import Clock, SystemClock
+from services.platform.errors import Unavailable
+from services.platform.postgres import Patience, Pool, connect_pool
+from services.platform.telemetry import Health
+
+# Of the time to stop, so much is kept for closing connections after the last slice.
+CLOSING_SECONDS = 3.0
+
+Main = Callable[[DeliverySettings, Health, asyncio.Event], Awaitable[None]]
+
+
+def service(transport: str) -> Main:
+    """Return the main function of the process that serves one transport."""
+
+    async def main(settings: DeliverySettings, health: Health, stopping: asyncio.Event) -> None:
+        await deliver(transport, settings, health, stopping)
+
+    return main
+
+
+async def deliver(name: str, settings: DeliverySettings, health: Health, stopping: asyncio.Event) -> None:
+    """Deliver the jobs of one transport until told to stop."""
+    patience = Patience(health, stopping)
+    clock = SystemClock()
+    url = settings.database_url.get_secret_value()
+    try:
+        pool = await patience.postgres(lambda: connect_pool(url, max_size=settings.database_connections))
+    except Unavailable:
+        return
+    deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
+    transport = TRANSPORTS[name](deadlines, clock)
+    dispatcher = build(name, transport, pool, settings, clock, patience)
+    listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
+    try:
+        await dispatcher.run(finish_seconds=max(1.0, settings.shutdown_deadline_seconds - CLOSING_SECONDS))
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await transport.aclose()
+        pool.terminate()
+
+
+def build(
+    name: str, transport: Transport, pool: Pool, settings: DeliverySettings, clock: Clock, patience: Patience
+) -> Dispatcher:
+    """Put the parts together."""
+    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool), WindowStore(pool))
+    lease = timedelta(seconds=settings.lease_seconds)
+    freezer = Freezer(RowStore(pool), transport.part_format, at_once=max(1, settings.database_connections // 3))
+    policy = RetryPolicy(
+        timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
+    )
+    worker = Worker(
+        name,
+        transport,
+        stores,
+        freezer=freezer,
+        sender=Sender(freezer, transport.part_format, policy, clock),
+        limits=Limits(settings.slice_seconds, lease, settings.planned_runs),
+        clock=clock,
+        patience=patience,
+    )
+    return Dispatcher(
+        stores.jobs,
+        worker,
+        transport=name,
+        concurrency=settings.concurrency,
+        destination_concurrency=settings.destination_concurrency,
+        lease=lease,
+        look_seconds=settings.look_seconds,
+        clock=clock,
+        patience=patience,
+    )

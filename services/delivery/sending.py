@@ -1,0 +1,104 @@
+"""From a run to frozen parts, and from a frozen part to an attempt."""
+
+import asyncio
+import hashlib
+import random
+from contextlib import aclosing
+from datetime import datetime
+
+from services.core.parts import CutPart, PartCutter, PartFormat, file_stem, part_id, run_id
+from services.core.records import MeasurementRow, render_json
+from services.core.retry import Answer, RetryPolicy, Verdict
+from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
+from services.delivery.row_store import RowStore
+from services.delivery.run_store import Attempt
+from services.delivery.transports.base import Destination, OutgoingPart
+from services.platform.clock import Clock
+from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
+
+RENDERING_DIFFERS = "rendering_differs"
+
+
+class Freezer:
+    """Renders runs for the first time, and parts of them again and again, always to the same bytes."""
+
+    def __init__(self, rows: RowStore, part_format: PartFormat, *, at_once: int) -> None:
+        self._rows = rows
+        self._format = part_format
+        # A run may hold its connection for long; the others' short transactions need some too.
+        self._turn = asyncio.Semaphore(at_once)
+
+    async def parts(self, run: Run, version: Version) -> list[FrozenPart]:
+        """Return what the parts of the run are. Holds one batch of rows; raises as RowStore.stream."""
+        cutter: PartCutter[MeasurementRow] = PartCutter(self._format)
+        parts: list[FrozenPart] = []
+        async with self._turn, aclosing(self._rows.stream(run, version)) as batches:
+            async for batch in batches:
+                parts += map(_frozen, cutter.feed(batch, render_json(batch)))
+        parts += map(_frozen, cutter.finish())
+        return parts
+
+    async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
+        """Return the bytes of a part; None where they are not those of its first rendering."""
+        body = self._format.assemble(render_json(await self._rows.part(run, version, part.rows)))
+        is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
+        return body if is_same else None
+
+
+class Sender:
+    """Makes one attempt at a part and decides what follows from the answer."""
+
+    def __init__(self, freezer: Freezer, part_format: PartFormat, policy: RetryPolicy, clock: Clock) -> None:
+        self._freezer = freezer
+        self._format = part_format
+        self._policy = policy
+        self._clock = clock
+
+    async def attempt(self, run: Run, version: Version, part: WaitingPart, destination: Destination) -> Attempt:
+        """Render the part, send it unless its bytes changed, and return the attempt, not yet recorded."""
+        started_at = self._clock.now()
+        body = await self._freezer.body(run, version, part.frozen)
+        if body is None:
+            answer = Answer(
+                Verdict.STOP,
+                RENDERING_DIFFERS,
+                "the stored measurements no longer give the bytes that were fixed when the run was frozen; nothing was "
+                "sent: find out who changed them",
+            )
+        else:
+            answer = await destination.send(_outgoing(run, version, part, body, self._format))
+        finished_at = self._clock.now()
+        DELIVERY_ATTEMPTS.labels(answer.verdict.value, answer.reason).inc()
+        DELIVERY_SECONDS.observe((finished_at - started_at).total_seconds())
+        if answer.verdict is Verdict.DELIVERED:
+            DELIVERY_ROWS.inc(part.frozen.rows.row_count)
+        return Attempt(started_at, finished_at, answer, self._again_at(part, answer, finished_at))
+
+    def _again_at(self, part: WaitingPart, answer: Answer, finished_at: datetime) -> datetime | None:
+        if answer.verdict is not Verdict.RETRY:
+            return None
+        jitter = random.random()  # noqa: S311 - jitter is no secret
+        return finished_at + self._policy.delay(part.attempt_count + 1, jitter, answer.retry_after)
+
+
+def _frozen(cut: CutPart[MeasurementRow]) -> FrozenPart:
+    rows = RowRange(cut.first_row.measured_at, cut.first_row.meter_id, cut.row_count)
+    return FrozenPart(rows, cut.byte_count, cut.sha256)
+
+
+def _outgoing(run: Run, version: Version, part: WaitingPart, body: bytes, part_format: PartFormat) -> OutgoingPart:
+    job_id = run.job.job_id
+    stem = file_stem(job_id, version.name, version.data, *run.slot, part.number, run.part_count)
+    return OutgoingPart(
+        part_id=part_id(job_id, run.slot.start, part.number),
+        job_id=job_id,
+        run_id=run_id(job_id, run.slot.start),
+        part=part.number,
+        parts=run.part_count,
+        slot=run.slot,
+        resolution_minutes=version.resolution_minutes,
+        row_count=part.frozen.rows.row_count,
+        sha256=part.frozen.sha256,
+        file_name=stem + part_format.ending,
+        body=body,
+    )

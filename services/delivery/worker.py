@@ -1,0 +1,209 @@
+"""One slice of work on one job: plan what became due, freeze the oldest run, send its parts in order."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+import structlog
+
+from services.core.retry import Verdict
+from services.delivery.job_store import JobStore, Release
+from services.delivery.model import Claim, Job, Run, Version
+from services.delivery.planning import Plan, first_plan, plan
+from services.delivery.run_store import RunStore
+from services.delivery.sending import Freezer, Sender
+from services.delivery.transports.base import Destination, Transport
+from services.delivery.window_store import WindowStore
+from services.platform.clock import Clock
+from services.platform.errors import OperatorNeeded, UserError
+from services.platform.metrics import DELIVERY_RUNS
+from services.platform.postgres import Patience
+
+BAD_SETTINGS = "bad_settings"
+CATALOG_INCOMPLETE = "catalog_incomplete"
+UNSUPPORTED_DATA = "unsupported_data"
+NOWHERE = ""
+"""The destination of a job whose settings name none."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a slice may take, how long a claim holds, and how many runs are planned ahead."""
+
+    slice_seconds: float
+    lease: timedelta
+    planned_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The tables."""
+
+    jobs: JobStore
+    runs: RunStore
+    windows: WindowStore
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the slice ends because the job is stopped for now
+    """The job was stopped; nothing is left to release."""
+
+
+class Worker:
+    """Works on claimed jobs of one transport. Raises Superseded where a claim is over, Unavailable as the stores do."""
+
+    def __init__(
+        self,
+        transport_name: str,
+        transport: Transport,
+        stores: Stores,
+        *,
+        freezer: Freezer,
+        sender: Sender,
+        limits: Limits,
+        clock: Clock,
+        patience: Patience,
+    ) -> None:
+        self._transport_name = transport_name
+        self._transport = transport
+        self._stores = stores
+        self._freezer = freezer
+        self._sender = sender
+        self._limits = limits
+        self._clock = clock
+        self._patience = patience
+
+    async def adopt_new_jobs(self) -> None:
+        """Give jobs that nobody follows yet their first slot."""
+        new = await self._stores.jobs.new_jobs()
+        opened_at = await self._stores.windows.opened_at() if new else {}
+        for job in new:
+            first = first_plan(job.starts_at, opened_at, job.versions)
+            if first is not None and first.next_version.transport == self._transport_name:
+                version = first.next_version
+                await self._stores.jobs.adopt(job, first, self._address(version))
+                log.info("job_adopted", job=job.key.job_id, first_slot=first.next_slot.start.isoformat())
+
+    async def work(self, claim: Claim) -> None:
+        """Work on a job for a slice of time and release it with the time at which it goes on."""
+        renewal = asyncio.create_task(self._renew(claim))
+        try:
+            release = await self._slice(claim)
+            if release is not None:
+                await self._patience.postgres(lambda: self._stores.jobs.release(claim, release))
+        except Stopped:
+            return
+        finally:
+            renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
+
+    async def _renew(self, claim: Claim) -> None:
+        while True:
+            await asyncio.sleep(self._limits.lease.total_seconds() / 3)
+            lease_until = self._clock.now() + self._limits.lease
+            await self._patience.postgres(lambda: self._stores.jobs.renew(claim, lease_until))  # noqa: B023 - at once
+
+    async def _slice(self, claim: Claim) -> Release | None:
+        """Return how to release the job; None where it is over for good."""
+        ends = time.monotonic() + self._limits.slice_seconds
+        job = await self._stores.jobs.load(claim)
+        if job.is_deleted:
+            await self._stores.jobs.retire(claim)
+            return None
+        following = await self._plan(claim, job)
+        while True:
+            run = await self._stores.runs.next_unfinished(claim)
+            if run is None:
+                return self._rest(following)
+            version = job.version(run.job_version)
+            newest = job.newest(version.transport)
+            if version.transport != self._transport_name:
+                return Release(self._clock.now(), version.transport, NOWHERE)
+            address = self._address(newest)
+            again_at = None
+            if not run.is_frozen:
+                await self._freeze(claim, run, version)
+            elif address == claim.destination:
+                again_at = await self._send_next(claim, run, version, newest)
+            else:
+                # Back into the queue: how many send to one destination at a time is counted at the claim.
+                again_at = self._clock.now()
+            if again_at is None and (time.monotonic() > ends or self._patience.stopping.is_set()):
+                again_at = self._clock.now()
+            if again_at is not None:
+                return Release(again_at, self._transport_name, address)
+
+    def _rest(self, following: Plan) -> Release:
+        version = following.next_version
+        # More slots may be due than were planned at once: then the job is not at rest.
+        next_attempt_at = self._clock.now() if following.is_next_due else None
+        return Release(next_attempt_at, version.transport, self._address(version))
+
+    async def _plan(self, claim: Claim, job: Job) -> Plan:
+        limit = self._limits.planned_runs - await self._stores.runs.count_unfinished(claim, self._limits.planned_runs)
+        closed_until = await self._stores.windows.closed_until()
+        due = plan(job.planned_until, job.versions, job.pauses, closed_until, limit)
+        newest = job.versions[-1].version
+        if due.runs or newest != job.seen_version:
+            await self._stores.runs.add(claim, due, newest, self._clock.now())
+        skipped = sum(run.is_skipped for run in due.runs)
+        if skipped:
+            DELIVERY_RUNS.labels("skipped").inc(skipped)
+        return due
+
+    async def _freeze(self, claim: Claim, run: Run, version: Version) -> None:
+        if version.data != "meters_measurements":
+            await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
+        try:
+            parts = await self._freezer.parts(run, version)
+        except OperatorNeeded as error:
+            await self._stop(claim, CATALOG_INCOMPLETE, f"{error}: add it, then resume the job")
+        else:
+            await self._stores.runs.freeze(claim, run, parts, self._clock.now())
+            if not parts:
+                DELIVERY_RUNS.labels("empty").inc()
+
+    async def _send_next(self, claim: Claim, run: Run, version: Version, newest: Version) -> datetime | None:
+        """Send the run's next part; return when to try again, or None to go on at once."""
+        part = await self._stores.runs.next_part(run)
+        if part is None:
+            return None
+        if part.next_attempt_at is not None and part.next_attempt_at > self._clock.now():
+            return part.next_attempt_at
+        destination = await self._destination(claim, newest)
+        attempt = await self._sender.attempt(run, version, part, destination)
+        # The receiver has answered: PostgreSQL away for a moment must not make us send it again.
+        is_run_delivered = await self._patience.postgres(lambda: self._stores.runs.record(claim, run, part, attempt))
+        answer = attempt.answer
+        event = {"job": run.job.job_id, "slot": run.slot.start.isoformat(), "part": part.number}
+        if answer.verdict is Verdict.STOP:
+            log.error("job_stopped", **event, reason=answer.reason)
+            raise Stopped
+        if answer.verdict is Verdict.RETRY:
+            log.warning("part_waits", **event, reason=answer.reason, attempts=part.attempt_count + 1)
+        if is_run_delivered:
+            DELIVERY_RUNS.labels("delivered").inc()
+            log.info("run_delivered", **event)
+        return attempt.next_attempt_at
+
+    async def _destination(self, claim: Claim, version: Version) -> Destination:
+        try:
+            return self._transport.destination(version.settings)
+        except UserError as error:
+            await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
+
+    async def _stop(self, claim: Claim, reason: str, detail: str) -> NoReturn:
+        await self._stores.jobs.stop(claim, self._clock.now(), reason, detail)
+        log.error("job_stopped", job=claim.job.job_id, reason=reason)
+        raise Stopped
+
+    def _address(self, version: Version) -> str:
+        if version.transport != self._transport_name:
+            return NOWHERE
+        try:
+            return self._transport.destination(version.settings).address
+        except UserError:
+            return NOWHERE

@@ -1,0 +1,109 @@
+"""`python -m services.local`: the whole product on this machine, until Ctrl-C."""
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+
+from rich.console import Console
+
+from services.cli.places import without_password
+from services.local.board import Board, Numbers, take_numbers
+from services.local.errors import LocalServerError
+from services.local.folder_lock import FolderLock
+from services.local.settings import LocalSettings
+from services.local.stack import Stack
+from services.platform.clock import SystemClock
+from services.platform.errors import MeterpostError, Unavailable, UserError
+from services.platform.settings import load
+
+LOOK_EVERY_S = 0.5
+
+
+def main() -> int:
+    """Start everything, show the board, end everything; return the exit code."""
+    console = Console()
+    try:
+        settings = load(LocalSettings)
+        settings = settings.model_copy(update={"data_folder": settings.data_folder.resolve()})
+        settings.data_folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(settings.data_folder)
+        lock.acquire_or_fail()
+    except (UserError, LocalServerError) as error:
+        print(f"meterpost: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return 2
+    except OSError as error:
+        print(f"meterpost: the data folder cannot be used: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    stack = Stack(settings, SystemClock(), lambda line: console.print(line, highlight=False, markup=False))
+    try:
+        return asyncio.run(_run(stack, console))
+    except (LocalServerError, MeterpostError) as error:
+        print(f"meterpost: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, the file the rest
+        file = settings.data_folder / "crash.log"
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        print(f"meterpost: an error of ours: {error!r}. The details are in {file}", file=sys.stderr)  # noqa: T201
+        return 1
+    finally:
+        # A second Ctrl-C must not leave processes behind: ending takes seconds, each step has its deadline.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        with suppress(OSError):
+            console.print("ending", highlight=False)
+        stack.stop()
+
+
+async def _run(stack: Stack, console: Console) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    told = asyncio.ensure_future(stopping.wait())
+    starting = asyncio.ensure_future(stack.start())
+    await asyncio.wait({told, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return 0
+    starting.result()
+    await _show_until(stack, console, stopping)
+    return 0
+
+
+async def _show_until(stack: Stack, console: Console, stopping: asyncio.Event) -> None:
+    assert stack.pool is not None  # noqa: S101 - it has been started
+    numbers: Numbers | None = None
+    with Board(console, _addresses(stack)) as board:
+        while not stopping.is_set():
+            now = stack.clock.now()
+            for event in await asyncio.to_thread(stack.look):
+                board.note(event, now)
+            try:
+                numbers = await take_numbers(stack.pool, now, numbers)
+            except Unavailable:
+                numbers = numbers or Numbers(now)
+            board.show(numbers, stack.services)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S if numbers.parts_delivered == 0 else 1.0):
+                    await stopping.wait()
+
+
+def _addresses(stack: Stack) -> list[tuple[str, str]]:
+    endpoints = stack.endpoints
+    assert endpoints is not None  # noqa: S101 - it has been started
+    return [
+        ("Kafka", endpoints.kafka),
+        ("PostgreSQL", without_password(endpoints.database)),
+        ("HTTPS receiver", endpoints.receiver_url),
+        ("deliveries arrive in", str(endpoints.receiver_folder)),
+        ("addresses for programs", str(stack.folder / "endpoints.json")),
+        ("logs", str(stack.folder / "logs")),
+        ("the command", os.path.relpath(sys.executable.replace("python", "meterpost").removesuffix("3"))),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

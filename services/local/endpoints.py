@@ -1,0 +1,49 @@
+"""`endpoints.json`: where everything is, for programs. Written when everything is up."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "endpoints.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Addresses of one instance."""
+
+    kafka: str
+    database: str = field(repr=False)
+    receiver_url: str = ""
+    receiver_ca_file: Path = Path()
+    receiver_folder: Path = Path()
+    health: dict[str, str] = field(default_factory=dict)
+    topic_prefix: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return {
+            "kafka": self.kafka,
+            "topic_prefix": self.topic_prefix,
+            "database": self.database,
+            "receivers": {
+                "https": {
+                    "url": self.receiver_url,
+                    "ca_file": str(self.receiver_ca_file),
+                    "folder": str(self.receiver_folder),
+                }
+            },
+            "health": self.health,
+        }
+
+    def write(self, data_folder: Path) -> None:
+        """Write the file at once; only its owner may read it, because it holds the database's password."""
+        partial = data_folder / f"{FILE_NAME}.partial"
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
+        partial.replace(data_folder / FILE_NAME)
+
+
+def remove_endpoints(data_folder: Path) -> None:
+    """Remove the file of an instance that is not up any more."""
+    (data_folder / FILE_NAME).unlink(missing_ok=True)

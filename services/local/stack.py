@@ -1,0 +1,189 @@
+"""Everything that `make run` starts, in order, and how it ends."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+
+from services.core.times import floor_to
+from services.local.certificates import CertificateFiles, ensure_certificates
+from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.local.endpoints import Endpoints, remove_endpoints
+from services.local.errors import LocalServerError
+from services.local.kafka_libraries import ensure_kafka_libraries
+from services.local.kafka_server import KafkaServer
+from services.local.ports import remembered_port
+from services.local.postgres_server import PostgresServer
+from services.local.settings import LocalSettings
+from services.local.supervised import Service, stop_all
+from services.platform.clock import Clock
+from services.platform.kafka import Admin
+from services.platform.migrations import upgrade
+from services.platform.postgres import Pool, connect_pool
+from services.platform.topics import for_replay, load_topics
+
+READY_TIMEOUT_S = 60.0
+SERVICE_STOP_S = 4.0
+SERVER_STOP_S = 4.0
+
+
+@dataclass
+class Stack:
+    """One instance of the product on this machine."""
+
+    settings: LocalSettings
+    clock: Clock
+    say: Callable[[str], None]
+    kafka: KafkaServer | None = None
+    postgres: PostgresServer | None = None
+    services: list[Service] = field(default_factory=list)
+    pool: Pool | None = None
+    endpoints: Endpoints | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this instance is kept."""
+        return self.settings.data_folder
+
+    async def start(self) -> None:
+        """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
+        for name in ("logs", "run", "received/https"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        remove_endpoints(self.folder)
+        self.say("starting Kafka and PostgreSQL")
+        kafka, database = await asyncio.gather(
+            asyncio.to_thread(self._start_kafka), asyncio.to_thread(self._start_postgres)
+        )
+        self.say("bringing the schema and the topics up to date")
+        await asyncio.to_thread(upgrade, database)
+        await self._declare_topics(kafka)
+        self.pool = await connect_pool(database, max_size=2)
+        certificates = ensure_certificates(self.folder / "certificates", self.clock.now())
+        receiver, url = self._receiver(certificates)
+        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"))
+        self.services = [receiver, *self._services(kafka, database)]
+        self.say("starting " + ", ".join(service.name for service in self.services))
+        for service in self.services:
+            service.process.start()
+        await self._until_ready()
+        self.endpoints = Endpoints(
+            kafka=kafka,
+            database=database,
+            receiver_url=url,
+            receiver_ca_file=certificates.authority,
+            receiver_folder=self.folder / "received" / "https",
+            health={service.name: service.health_address for service in self.services if service is not receiver},
+            topic_prefix=self.settings.topic_prefix,
+        )
+        self.endpoints.write(self.folder)
+
+    def stop(self) -> None:
+        """End everything, the fleet and the services first; each step under a deadline."""
+        remove_endpoints(self.folder)
+        if self.pool is not None:
+            with suppress(RuntimeError):  # its event loop may be gone
+                self.pool.terminate()
+        stop_all(self.services, SERVICE_STOP_S)
+        with ThreadPoolExecutor(2) as threads:
+            for server in (self.kafka, self.postgres):
+                if server is not None:
+                    threads.submit(server.stop, SERVER_STOP_S)
+
+    def look(self) -> list[str]:
+        """Start again whatever has ended; return sentences about it."""
+        events = [event for service in self.services if (event := service.look())]
+        for name, server in (("Kafka", self.kafka), ("PostgreSQL", self.postgres)):
+            if server is not None and not server.is_running:
+                events.append(f"{name} ended and is started again")
+                try:
+                    server.start()
+                except LocalServerError as error:
+                    events.append(f"{name} did not start: {error}")
+        return events
+
+    def _start_kafka(self) -> str:
+        if self.settings.kafka_bootstrap_servers is not None:
+            return self.settings.kafka_bootstrap_servers
+        self.kafka = KafkaServer(data_folder=self.folder / "kafka", libraries=ensure_kafka_libraries())
+        self.kafka.start()
+        return self.kafka.bootstrap_servers
+
+    def _start_postgres(self) -> str:
+        if self.settings.database_url is not None:
+            return self.settings.database_url.get_secret_value()
+        self.postgres = PostgresServer(data_folder=self.folder / "postgres")
+        self.postgres.start()
+        return self.postgres.url()
+
+    async def _declare_topics(self, kafka: str) -> None:
+        """Declare topics whose readings' arrival the producer sets, so that the past can be replayed."""
+        admin = Admin(kafka)
+        await admin.start()
+        try:
+            await admin.declare(map(for_replay, load_topics()), prefix=self.settings.topic_prefix)
+        finally:
+            await admin.stop()
+
+    async def _seed(self, pool: Pool, url: str, ca_pem: str) -> None:
+        now = self.clock.now()
+        if await seed(pool, meters=self.settings.meters):
+            self.say(f"created the organization {ORGANIZATION} with {self.settings.meters:,} meters")
+        if not await has_jobs(pool):
+            replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else timedelta()
+            starts_at = floor_to(now - replay, timedelta(minutes=1))
+            await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
+        else:
+            await move_jobs(pool, url=url, ca_pem=ca_pem, now=now)
+            if self.settings.fleet:
+                await backfill_recent(pool, url=url, ca_pem=ca_pem, now=now)
+
+    def _receiver(self, certificates: CertificateFiles) -> tuple[Service, str]:
+        port = remembered_port(self.folder / "receiver-port.json", configured=None)
+        arguments = [
+            "services.local.https_receiver",
+            *("--folder", str(self.folder / "received" / "https")),
+            *("--port", str(port)),
+            *("--certificate", str(certificates.server)),
+            *("--key", str(certificates.server_key)),
+        ]
+        return Service("receiver-https", arguments, self.folder, {}), f"https://localhost:{port}/meterpost"
+
+    def _services(self, kafka: str, database: str) -> list[Service]:
+        environment = {
+            "METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka,
+            "METERPOST_DATABASE_URL": database,
+            "METERPOST_TOPIC_PREFIX": self.settings.topic_prefix,
+            "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "3",
+            "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
+            "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
+        }
+        wanted = {
+            "ingest": ["services.ingest"],
+            "windowing": ["services.windowing"],
+            "delivery-https": ["services.delivery", "https"],
+        }
+        if self.settings.fleet:
+            wanted["fleet"] = ["services.local.fleet"]
+        return [Service(name, arguments, self.folder, environment) for name, arguments in wanted.items()]
+
+    async def _until_ready(self) -> None:
+        deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+        waiting = [service for service in self.services if service.name != "receiver-https"]
+        timeout = aiohttp.ClientTimeout(total=2)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            while waiting:
+                waiting = [service for service in waiting if not await service.is_ready(session)]
+                for service in self.services:
+                    service.look()
+                if waiting and asyncio.get_running_loop().time() > deadline:
+                    slow = waiting[0]
+                    raise LocalServerError(
+                        f"{slow.name} is not ready after {READY_TIMEOUT_S:g} s. The end of {slow.process.log_file}:\n"
+                        f"{slow.process.log_tail()}"
+                    )
+                await asyncio.sleep(0.1)
