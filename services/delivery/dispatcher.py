@@ -72,9 +72,9 @@ class Dispatcher:
     async def _look(self) -> None:
         now = self._clock.now()
         if time.monotonic() - self._last_housekeeping >= HOUSEKEEPING_SECONDS:
-            await self._worker.adopt_new_jobs()
             await self._jobs.wake_edited(now)
-            self._last_housekeeping = time.monotonic()
+            if not await self._worker.adopt_new_jobs():
+                self._last_housekeeping = time.monotonic()
         await self._jobs.wake(now)
         while len(self._tasks) < self._concurrency and not self._patience.stopping.is_set():
             busy = [address for address, count in self._at_work.items() if count >= self._destination_concurrency]

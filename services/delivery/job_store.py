@@ -107,9 +107,11 @@ WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
 """
 
 _VERSIONS = """
-SELECT version, effective_from, name, data, frequency_minutes, resolution_minutes, site_ids, transport,
-       transport_settings
-FROM export_job_version WHERE organization_id = $1 AND job_id = $2 ORDER BY version
+SELECT organization_id, job_id, version, effective_from, name, data, frequency_minutes, resolution_minutes, site_ids,
+       transport, transport_settings
+FROM export_job_version JOIN unnest($1::integer[], $2::integer[]) AS k (organization_id, job_id)
+  USING (organization_id, job_id)
+ORDER BY organization_id, job_id, version
 """
 
 
@@ -119,6 +121,14 @@ class NewJob(NamedTuple):
     key: JobKey
     starts_at: datetime
     versions: Sequence[Version]
+
+
+class Adopted(NamedTuple):
+    """A new job with its first slot and where it will go."""
+
+    job: NewJob
+    first: Plan
+    destination: str
 
 
 class Release(NamedTuple):
@@ -176,27 +186,29 @@ class JobStore:
             )
 
     async def new_jobs(self) -> list[NewJob]:
-        """Return jobs of this transport that have no progress yet."""
+        """Return jobs of this transport that have no progress yet, at most MAX_ADOPTED."""
         async with transaction(self._pool) as connection:
             found = await connection.fetch(_NEW, self._transport, MAX_ADOPTED)
-            jobs = []
-            for row in found:
-                key = JobKey(row["organization_id"], row["job_id"])
-                jobs.append(NewJob(key, row["starts_at"], await _versions(connection, key)))
-            return jobs
+            starts = {JobKey(row["organization_id"], row["job_id"]): row["starts_at"] for row in found}
+            versions = await _versions(connection, list(starts)) if starts else {}
+        return [NewJob(key, starts_at, versions[key]) for key, starts_at in starts.items()]
 
-    async def adopt(self, job: NewJob, first: Plan, destination: str) -> None:
-        """Follow a new job from its first slot on; it rests until that is closed."""
-        version, seen_version = first.next_version, job.versions[-1].version
+    async def adopt(self, adopted: Sequence[Adopted]) -> None:
+        """Follow new jobs from their first slots on; they rest until those are closed."""
         async with transaction(self._pool) as connection:
-            await connection.execute(
+            await connection.executemany(
                 _ADOPT,
-                *job.key,
-                version.transport,
-                destination,
-                seen_version,
-                *first.next_slot,
-                version.resolution_minutes,
+                [
+                    (
+                        *job.key,
+                        first.next_version.transport,
+                        destination,
+                        job.versions[-1].version,
+                        *first.next_slot,
+                        first.next_version.resolution_minutes,
+                    )
+                    for job, first, destination in adopted
+                ],
             )
 
     async def claim(self, now: datetime, lease: timedelta, busy_destinations: Collection[str]) -> Claim | None:
@@ -245,7 +257,7 @@ class JobStore:
             )
             if row is None:
                 raise Superseded(f"job {key.job_id} is worked on by somebody else; epoch {claim.epoch} is over")
-            versions = await _versions(connection, key)
+            versions = await _versions(connection, [key])
             pauses = await connection.fetch(
                 "SELECT paused_from, resumed_from FROM export_job_pause WHERE organization_id = $1 AND job_id = $2 "
                 "ORDER BY paused_from",
@@ -256,14 +268,17 @@ class JobStore:
             is_deleted=row["deleted_at"] is not None,
             planned_until=row["next_slot_start"],
             seen_version=row["seen_version"],
-            versions=versions,
+            versions=versions[key],
             pauses=[Pause(*pause) for pause in pauses],
         )
 
 
-async def _versions(connection: Connection, key: JobKey) -> list[Version]:
-    rows = await connection.fetch(_VERSIONS, *key)
-    return [_version_from_row(row) for row in rows]
+async def _versions(connection: Connection, keys: Sequence[JobKey]) -> dict[JobKey, list[Version]]:
+    organizations, jobs = zip(*keys, strict=True)
+    found: dict[JobKey, list[Version]] = {key: [] for key in keys}
+    for row in await connection.fetch(_VERSIONS, organizations, jobs):
+        found[JobKey(row["organization_id"], row["job_id"])].append(_version_from_row(row))
+    return found
 
 
 def _version_from_row(row: asyncpg.Record) -> Version:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import structlog
 
 from services.core.retry import Verdict
-from services.delivery.job_store import JobStore, Release
+from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
 from services.delivery.model import Claim, Job, Run, Version
 from services.delivery.planning import Plan, first_plan, plan
 from services.delivery.run_store import RunStore
@@ -76,16 +76,19 @@ class Worker:
         self._clock = clock
         self._patience = patience
 
-    async def adopt_new_jobs(self) -> None:
-        """Give jobs that nobody follows yet their first slot."""
+    async def adopt_new_jobs(self) -> bool:
+        """Give jobs that nobody follows yet their first slot; return whether there were too many for one go."""
         new = await self._stores.jobs.new_jobs()
         opened_at = await self._stores.windows.opened_at() if new else {}
+        adopted = []
         for job in new:
             first = first_plan(job.starts_at, opened_at, job.versions)
             if first is not None and first.next_version.transport == self._transport_name:
-                version = first.next_version
-                await self._stores.jobs.adopt(job, first, self._address(version))
-                log.info("job_adopted", job=job.key.job_id, first_slot=first.next_slot.start.isoformat())
+                adopted.append(Adopted(job, first, self._address(first.next_version)))
+        if adopted:
+            await self._stores.jobs.adopt(adopted)
+            log.info("jobs_adopted", count=len(adopted))
+        return len(adopted) == MAX_ADOPTED
 
     async def work(self, claim: Claim) -> None:
         """Work on a job for a slice of time and release it with the time at which it goes on."""

@@ -202,7 +202,9 @@ async def test_the_status_is_the_answer_however_long_the_body_takes(
     receiver: ScriptedReceiver, authority: Authority, answering: Callable[[int], Answering], code: int, verdict: Verdict
 ) -> None:
     """A receiver that took the part is not sent it again because its page never ends."""
-    transport = HttpsTransport(Deadlines(timedelta(seconds=1), timedelta(seconds=30), words=timedelta(seconds=0.3)), SystemClock())
+    transport = HttpsTransport(
+        Deadlines(timedelta(seconds=1), timedelta(seconds=30), words=timedelta(seconds=0.3)), SystemClock()
+    )
     begun = time.monotonic()
     answer = await answer_to(transport, receiver, authority, answering(code))
     assert answer[:2] == (verdict, f"http_{code}")

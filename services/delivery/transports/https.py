@@ -1,6 +1,7 @@
 """JSON over HTTPS: one POST a part, to a URL of the customer's, its certificate verified."""
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta
     return printable(said)
 
 
+@functools.lru_cache(maxsize=512)
 def _check_certificates(ca_pem: str) -> None:
     try:
         ssl.create_default_context(cadata=ca_pem)
