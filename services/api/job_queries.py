@@ -20,7 +20,7 @@ _JOBS = """
            newest.transport, newest.transport_settings, pause.paused_from, progress.next_slot_start,
            CASE WHEN job.resumed_at IS NULL OR progress.stopped_at > job.resumed_at
                 THEN progress.stopped_at END AS stopped_at,
-           progress.stopped_reason
+           progress.stopped_reason, progress.stopped_detail
     FROM export_job AS job
     CROSS JOIN LATERAL (
         SELECT * FROM export_job_version AS version
@@ -51,6 +51,7 @@ class Job:
     next_slot_start: datetime | None
     stopped_at: datetime | None
     stopped_reason: str | None
+    stopped_detail: str | None
 
     @property
     def state(self) -> JobState:
@@ -96,4 +97,5 @@ def _from_row(row: asyncpg.Record) -> Job:
         row["next_slot_start"],
         row["stopped_at"],
         row["stopped_reason"] if row["stopped_at"] is not None else None,
+        row["stopped_detail"] if row["stopped_at"] is not None else None,
     )

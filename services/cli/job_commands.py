@@ -324,6 +324,7 @@ def _job_json(job: Job) -> dict[str, Any]:
         "paused_from": job.paused_from,
         "stopped_at": job.stopped_at,
         "stopped_reason": job.stopped_reason,
+        "stopped_detail": job.stopped_detail,
         "next_slot_start": job.next_slot_start,
         "created_at": job.created_at,
     }
@@ -353,5 +354,7 @@ def _state_text(job: Job) -> str:
     if job.paused_from is not None:
         return f"paused from {utc(job.paused_from)} on"
     if job.stopped_at is not None:
-        return f"stopped at {utc(job.stopped_at)}: {job.stopped_reason} (`meterpost jobs resume` once that is mended)"
+        return (
+            f"stopped at {utc(job.stopped_at)}: {job.stopped_detail} ({job.stopped_reason}; once mended: `jobs resume`)"
+        )
     return "active"

@@ -14,7 +14,6 @@ from services.delivery.sending import Freezer, Sender
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
 from services.delivery.transports.base import Deadlines, Transport
-from services.delivery.window_store import WindowStore
 from services.delivery.worker import Limits, Stores, Worker
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable
@@ -62,7 +61,7 @@ def build(
     name: str, transport: Transport, pool: Pool, settings: DeliverySettings, clock: Clock, patience: Patience
 ) -> Dispatcher:
     """Put the parts together."""
-    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool), WindowStore(pool))
+    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool))
     lease = timedelta(seconds=settings.lease_seconds)
     freezer = Freezer(RowStore(pool), transport.part_format, at_once=max(1, settings.database_connections // 3))
     policy = RetryPolicy(

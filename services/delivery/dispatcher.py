@@ -73,7 +73,9 @@ class Dispatcher:
         now = self._clock.now()
         if time.monotonic() - self._last_housekeeping >= HOUSEKEEPING_SECONDS:
             await self._jobs.wake_edited(now)
-            if not await self._worker.adopt_new_jobs():
+            if await self._worker.adopt_new_jobs():
+                self.bell.set()
+            else:
                 self._last_housekeeping = time.monotonic()
         await self._jobs.wake(now)
         while len(self._tasks) < self._concurrency and not self._patience.stopping.is_set():

@@ -14,6 +14,8 @@ from services.platform.postgres import Connection, Pool, transaction
 
 # A job that nobody follows yet; the rest of a crowd of new jobs has its turn at the next look.
 MAX_ADOPTED = 500
+# As many runs as a job can plan ahead (settings); counting more of them would tell nothing.
+MAX_COUNTED = 10_000
 
 # Jobs that rest and whose next slot's windows are closed now.
 _WAKE_DUE = """
@@ -114,6 +116,11 @@ FROM export_job_version JOIN unnest($1::integer[], $2::integer[]) AS k (organiza
 ORDER BY organization_id, job_id, version
 """
 
+_COUNT_UNFINISHED = """
+SELECT count(*) FROM (SELECT FROM export_run
+                      WHERE organization_id = $1 AND job_id = $2 AND state IN ('planned', 'frozen') LIMIT $3) r
+"""
+
 
 class NewJob(NamedTuple):
     """A job without progress yet."""
@@ -193,6 +200,12 @@ class JobStore:
             versions = await _versions(connection, list(starts)) if starts else {}
         return [NewJob(key, starts_at, versions[key]) for key, starts_at in starts.items()]
 
+    async def opened_at(self) -> dict[int, datetime]:
+        """Return where the first closing of each resolution began: earlier windows are empty by definition."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch("SELECT resolution_minutes, opened_at FROM window_closed")
+        return {row["resolution_minutes"]: row["opened_at"] for row in rows}
+
     async def adopt(self, adopted: Sequence[Adopted]) -> None:
         """Follow new jobs from their first slots on; they rest until those are closed."""
         async with transaction(self._pool) as connection:
@@ -263,6 +276,8 @@ class JobStore:
                 "ORDER BY paused_from",
                 *key,
             )
+            closed = await connection.fetch("SELECT resolution_minutes, closed_until FROM window_closed")
+            unfinished = await connection.fetchval(_COUNT_UNFINISHED, *key, MAX_COUNTED)
         return Job(
             key,
             is_deleted=row["deleted_at"] is not None,
@@ -270,6 +285,8 @@ class JobStore:
             seen_version=row["seen_version"],
             versions=versions[key],
             pauses=[Pause(*pause) for pause in pauses],
+            closed_until={row["resolution_minutes"]: row["closed_until"] for row in closed},
+            unfinished_runs=unfinished,
         )
 
 

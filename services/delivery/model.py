@@ -53,6 +53,9 @@ class Job(NamedTuple):
     """The newest version when the next slot was determined."""
     versions: Sequence[Version]
     pauses: Sequence[Pause]
+    closed_until: Mapping[int, datetime]
+    """Up to which start all windows are closed, by resolution in minutes."""
+    unfinished_runs: int
 
     def version(self, number: int) -> Version:
         """Return the version that a run has pinned."""

@@ -37,11 +37,6 @@ WHERE r.organization_id = $1 AND r.job_id = $2 AND r.state IN ('planned', 'froze
 ORDER BY r.slot_start LIMIT 1
 """
 
-_COUNT_UNFINISHED = """
-SELECT count(*) FROM (SELECT FROM export_run
-                      WHERE organization_id = $1 AND job_id = $2 AND state IN ('planned', 'frozen') LIMIT $3) r
-"""
-
 _ADD_PART = """
 INSERT INTO export_part (organization_id, job_id, slot_start, part, first_measured_at, first_meter_id, row_count,
                          byte_count, sha256)
@@ -100,12 +95,6 @@ class RunStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-
-    async def count_unfinished(self, claim: Claim, limit: int) -> int:
-        """Return how many runs are planned or frozen, counting no further than `limit`."""
-        async with transaction(self._pool) as connection:
-            count: int = await connection.fetchval(_COUNT_UNFINISHED, *claim.job, limit)
-        return count
 
     async def add(self, claim: Claim, plan: Plan, seen_version: int, now: datetime) -> None:
         """Add the planned runs, which pin the newest catalog revision, and move the job on to its next slot."""

@@ -15,7 +15,6 @@ from services.delivery.planning import Plan, first_plan, plan
 from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.transports.base import Destination, Transport
-from services.delivery.window_store import WindowStore
 from services.platform.clock import Clock
 from services.platform.errors import OperatorNeeded, UserError
 from services.platform.metrics import DELIVERY_RUNS
@@ -45,7 +44,6 @@ class Stores:
 
     jobs: JobStore
     runs: RunStore
-    windows: WindowStore
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the slice ends because the job is stopped for now
@@ -79,7 +77,7 @@ class Worker:
     async def adopt_new_jobs(self) -> bool:
         """Give jobs that nobody follows yet their first slot; return whether there were too many for one go."""
         new = await self._stores.jobs.new_jobs()
-        opened_at = await self._stores.windows.opened_at() if new else {}
+        opened_at = await self._stores.jobs.opened_at() if new else {}
         adopted = []
         for job in new:
             first = first_plan(job.starts_at, opened_at, job.versions)
@@ -146,9 +144,8 @@ class Worker:
         return Release(next_attempt_at, version.transport, self._address(version))
 
     async def _plan(self, claim: Claim, job: Job) -> Plan:
-        limit = self._limits.planned_runs - await self._stores.runs.count_unfinished(claim, self._limits.planned_runs)
-        closed_until = await self._stores.windows.closed_until()
-        due = plan(job.planned_until, job.versions, job.pauses, closed_until, limit)
+        limit = self._limits.planned_runs - job.unfinished_runs
+        due = plan(job.planned_until, job.versions, job.pauses, job.closed_until, limit)
         newest = job.versions[-1].version
         if due.runs or newest != job.seen_version:
             await self._stores.runs.add(claim, due, newest, self._clock.now())

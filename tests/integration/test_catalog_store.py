@@ -127,10 +127,13 @@ async def test_a_change_is_stamped_with_one_revision_and_rings(pool: Pool, datab
 
 
 async def test_a_change_that_fails_leaves_nothing(pool: Pool) -> None:
-    with pytest.raises(UserError, match="site_id"):
+    async def fail() -> None:
         async with catalog_change(pool) as change:
             organization_id, _site_id = await add_plant(change)
             await change.add_meters(organization_id, [meter("Lost", 999_999)])
+
+    with pytest.raises(UserError, match="site_id"):
+        await fail()
     assert await organizations(pool) == []
     assert await revision_of(pool) == 0
 
@@ -277,8 +280,9 @@ async def test_resuming_lifts_a_stop_of_delivery(pool: Pool) -> None:
     key = (job.organization_id, job.job_id)
     await pool.execute(
         """
-        INSERT INTO export_job_progress (organization_id, job_id, next_slot_start, stopped_at, stopped_reason)
-        VALUES ($1, $2, $3, $3, 'http_410')
+        INSERT INTO export_job_progress (organization_id, job_id, transport, destination, seen_version,
+                                         next_slot_start, next_resolution_minutes, stopped_at, stopped_reason)
+        VALUES ($1, $2, 'https', 'example.org:443', 1, $3, 60, $3, 'http_410')
         """,
         *key,
         NOW,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -11,12 +12,15 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.core.messages import WindowsClosed, encode
 from services.core.retry import Answer, Verdict
 from services.delivery.job_store import JobStore, Release
 from services.delivery.run_store import Attempt, RunStore
+from services.local.kafka_server import KafkaServer
 from services.platform.clock import SystemClock
 from services.platform.errors import Superseded
 from services.platform.postgres import connect_pool
+from services.platform.topics import WINDOWS_CLOSED
 from tests.support.exports import NO_KAFKA, Exports, at, delivering
 from tests.support.platform import Platform, running
 from tests.support.polling import eventually_async
@@ -456,3 +460,28 @@ async def test_postgresql_away_for_a_moment_costs_no_second_delivery(
         await until_states(exports, job_id, ["delivered"])
     assert broken.is_set()
     assert len(receiver.received) == 1
+
+
+async def test_the_doorbell_wakes_delivery_before_its_timer_does(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    """With an hour between two looks of its own, what was closed still goes out at once."""
+    platform = Platform(kafka_server.bootstrap_servers, exports.url, f"bell-{time.monotonic_ns()}.", tmp_path)
+    await platform.declare_topics()
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    job_id = await exports.add_job(to)
+    more = {"kafka_bootstrap_servers": platform.bootstrap_servers, "topic_prefix": platform.prefix}
+    async with delivering(exports.url, look_seconds=3_600, **more), platform.producer() as producer:
+        for until in (9, 10, 11):
+            await exports.close_windows(15, at(until), at(until))
+            closed = WindowsClosed(15, at(until))
+            await producer.send(platform.topic(WINDOWS_CLOSED), encode(closed), key=b"15")
+            await until_states(exports, job_id, ["delivered"] * (until - 8))
+
+
+async def test_an_unknown_transport_is_named_with_those_there_are(exports: Exports, tmp_path: Path) -> None:
+    process = Platform(NO_KAFKA, exports.url, "", tmp_path).start("services.delivery", "pigeon")
+    await eventually_async(lambda: process.exit_code is not None)
+    assert process.exit_code == 2
+    assert "usage: python -m services.delivery TRANSPORT, one of: https" in process.log_tail(5)
