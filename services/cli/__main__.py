@@ -1,15 +1,18 @@
 """`meterpost`, also as `python -m services.cli`: every outcome becomes a sentence and an exit code."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 import typer
 
 from services.cli.app import app
+from services.cli.show import ReaderGoneError
 from services.platform.errors import MeterpostError, UserError
 
 EXIT_FAILED = 1
@@ -21,11 +24,12 @@ DEBUG_VARIABLE = "METERPOST_DEBUG"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never lets an exception out."""
     _silence_libraries()
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
     try:
         outcome = app(args=arguments, prog_name="meterpost", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it flushes at its end.
+    except ReaderGoneError:
+        # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
@@ -51,6 +55,8 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         return str(error), EXIT_FAILED
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "interrupted", EXIT_INTERRUPTED
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the answer cannot be written: no space is left", EXIT_FAILED
     name = type(error).__name__
     return f"this should not happen ({name}: {error}); {DEBUG_VARIABLE}=1 shows where it does", EXIT_FAILED
 

@@ -11,7 +11,7 @@ from services.cli.show import console
 
 EXAMPLES = """\
 Examples
-  Readings of your own, from a NEM12 file, on a demo started by `make run FLEET=0`:
+  Readings of your own, from a NEM12 file, on a demo (`make run FLEET=0`):
     meterpost meters import --from-nem12 day.zip
     meterpost jobs create --name Hourly --frequency hour --resolution 60 \\
         --all-sites --start 2020-01-01T00:00:00Z

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -338,7 +339,7 @@ def _row(job: Job, known: list[Site]) -> tuple[object, ...]:
         frequency_name(settings.frequency_minutes),
         f"{settings.resolution_minutes} min",
         _sites_text(job, known),
-        settings.transport_settings.get("url"),
+        urlsplit(str(settings.transport_settings.get("url"))).netloc,
         job.state,
     )
 

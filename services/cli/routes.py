@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import NamedTuple
 
 from services.api.catalog_queries import Attachment, Meter
@@ -156,7 +155,10 @@ def _value(reading: CsvReading, meter: Meter, rounded: bool) -> int:
         return int(reading.amount)
     if reading.kind is AmountKind.KWH and meter.unit not in ENERGY_UNITS:
         raise ValueError(f"meter {meter.name!r} measures in {meter.unit}, so it has no kWh; use the column value")
-    value = pulses_of(reading.amount, Decimal(meter.units_per_pulse), rounded=rounded)
+    try:
+        value = pulses_of(reading.amount, meter.units_per_pulse, rounded=rounded)
+    except ValueError as error:
+        raise ValueError(f"{error} (--round rounds such amounts)") from None
     if value > MAX_VALUE:
         raise ValueError(f"{reading.amount} is more than {MAX_VALUE} pulses of {meter.units_per_pulse} {meter.unit}")
     return value

@@ -15,11 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="Runs: what was sent when, and what
 _DATABASE = ("organization", "database", "as_json")
 _RUNS = (
     Column("Run", whole=True),
-    Column("Job"),
     Column("State", whole=True),
-    Column("Parts", number=True),
     Column("Rows", number=True),
-    Column("Bytes", number=True),
+    Column("Parts", number=True),
     Column("Finished", whole=True),
 )
 _PARTS = (
@@ -27,13 +25,13 @@ _PARTS = (
     Column("State", whole=True),
     Column("Rows", number=True),
     Column("Bytes", number=True),
-    Column("SHA-256"),
-    Column("Attempts", number=True),
-    Column("Delivered or next try"),
+    Column("SHA-256", whole=True),
+    Column("Tries", number=True),
+    Column("Sent, or next try", whole=True),
 )
 _ATTEMPTS = (
     Column("Part", number=True),
-    Column("Attempt", number=True),
+    Column("Try", number=True),
     Column("Started", whole=True),
     Column("Took", number=True),
     Column("Outcome", whole=True),
@@ -65,10 +63,7 @@ async def list_(
     elif not runs:
         session.answer.say("There is no such run yet. A slot's run comes when all its windows are closed.")
     else:
-        rows = [
-            (run.run_id, run.job_name, run.state, run.part_count, run.row_count, run.byte_count, run.finished_at)
-            for run in runs
-        ]
+        rows = [(run.run_id, run.state, run.row_count, run.part_count, run.finished_at) for run in runs]
         session.answer.table(_RUNS, rows, title=f"Runs of {organization.name}")
 
 
@@ -107,7 +102,7 @@ async def show(
                 part.state,
                 part.row_count,
                 part.byte_count,
-                part.sha256.hex()[:16] + "…",
+                part.sha256.hex()[:10] + "…",
                 part.attempt_count,
                 part.delivered_at or part.next_attempt_at,
             )

@@ -3,13 +3,11 @@
 from typing import Annotated
 
 import asyncpg
-import sqlalchemy.exc
 import typer
 
 from services.cli.places import without_password
 from services.cli.session import Session, command
 from services.platform.errors import Unavailable, UserError
-from services.platform.migrations import upgrade_async
 from services.platform.postgres import transaction
 from services.platform.topics import for_replay, load_topics
 
@@ -22,6 +20,11 @@ _VERSION = "SELECT version_num FROM schema_version"
 @command(database_app, "migrate", "database", "as_json")
 async def migrate(session: Session) -> None:
     """Create the tables, or bring them up to date. Safe to repeat."""
+    # Only here, because these imports would cost every other command a fifth of a second.
+    import sqlalchemy.exc  # noqa: PLC0415
+
+    from services.platform.migrations import upgrade_async  # noqa: PLC0415
+
     address = session.places.database().address
     async with session.pool():
         pass  # says clearly what is wrong with the address, before the migrations say it at length

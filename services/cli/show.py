@@ -8,21 +8,26 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from services.core.csv_table import Problem
+from services.core.times import iso_seconds
 from services.platform.errors import UserError
 
 _PIPE_WIDTH = 200
 _PROBLEMS_SHOWN = 20
 
 
+class ReaderGoneError(Exception):
+    """Whoever reads our output (head, less) has seen enough: the command ends, and well."""
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Let the command end as it does for every other output, instead of rich's exit code 1."""
-        raise BrokenPipeError
+        """Let the command end as for every other output, instead of with rich's exit code 1."""
+        raise ReaderGoneError
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -48,7 +53,11 @@ class Answer:
 
     def json(self, value: Any) -> None:
         """Write the result for programs."""
-        sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+        try:
+            sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
 
     def say(self, sentence: str) -> None:
         """Tell a person the result; nothing where JSON is wanted."""
@@ -61,7 +70,14 @@ class Answer:
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         """Show rows to a person."""
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, header_style="bold")
+        table = Table(
+            box=None,
+            title=None if title is None else Text(title),
+            title_justify="left",
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+            header_style="bold underline",
+        )
         for column in columns:
             table.add_column(
                 column.title,
@@ -70,7 +86,7 @@ class Answer:
                 overflow="fold",
             )
         for row in rows:
-            table.add_row(*(_cell(value) for value in row))
+            table.add_row(*(Text(_cell(value)) for value in row))
         console().print(table)
 
     def facts(self, facts: Iterable[tuple[str, object]]) -> None:
@@ -79,7 +95,7 @@ class Answer:
         table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="fold")
         for name, value in facts:
-            table.add_row(name, _cell(value))
+            table.add_row(name, Text(_cell(value)))
         console().print(table)
 
 
@@ -120,7 +136,7 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return utc(value)
+        return iso_seconds(value)  # enough for people, and a column less wide
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)

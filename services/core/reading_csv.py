@@ -92,7 +92,7 @@ def pulses_of(amount: Decimal, units_per_pulse: Decimal, *, rounded: bool) -> in
     whole, rest = divmod(int(amount.scaleb(scale, _WIDE)), divisor)
     if rest and not rounded:
         size = format(units_per_pulse.normalize(), "f")
-        raise ValueError(f"{amount} is no whole number of pulses of {size}; to round it, ask for rounding")
+        raise ValueError(f"{amount} is no whole number of pulses of {size}")
     return whole + (1 if rest * 2 >= divisor else 0)
 
 

@@ -104,8 +104,9 @@ class Dispatcher:
         except Superseded as error:
             log.warning("superseded", error=str(error), action="drop the result")
         except Unavailable as error:
-            # The lease ends by itself; whatever was not recorded is done again.
+            # Whatever was not recorded is done again, as soon as PostgreSQL is back.
             log.warning("slice_dropped", job=claim.job.job_id, error=str(error))
+            await self._give_back_patiently(claim)
         except Exception as error:
             # A mistake of ours, met by one job: it must not end the deliveries of all others.
             log.exception("slice_failed", job=claim.job.job_id, error=repr(error))
@@ -121,6 +122,14 @@ class Dispatcher:
                 await self._jobs.release(claim, Release(next_attempt_at, self._transport, claim.destination))
         except (Unavailable, TimeoutError) as error:
             log.warning("not_released", job=claim.job.job_id, error=str(error), action="the lease ends by itself")
+
+    async def _give_back_patiently(self, claim: Claim) -> None:
+        try:
+            await self._patience.postgres(
+                lambda: self._jobs.release(claim, Release(self._clock.now(), self._transport, claim.destination))
+            )
+        except Unavailable:
+            log.info("not_released", job=claim.job.job_id, action="the lease ends by itself")
 
     async def _wait(self) -> None:
         told = asyncio.ensure_future(self._patience.stopping.wait())

@@ -56,10 +56,12 @@ FROM export_part WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 
 ORDER BY part LIMIT 1
 """
 
+# A conflict is our own repetition: the commit had succeeded, only its acknowledgement was lost.
 _ADD_ATTEMPT = """
 INSERT INTO delivery_attempt (organization_id, job_id, slot_start, part, attempt, started_at, finished_at, outcome,
                               reason, detail)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT DO NOTHING
 """
 
 _PART_DELIVERED = """
@@ -152,7 +154,7 @@ class RunStore:
         return None if row is None else _part_from_row(row)
 
     async def record(self, claim: Claim, run: Run, part: WaitingPart, attempt: Attempt) -> bool:
-        """Record an attempt and its consequences; return whether the whole run is delivered now."""
+        """Record an attempt and its consequences; return whether the whole run is delivered now. Safe to repeat."""
         key = (*run.job, run.slot.start, part.number)
         number = part.attempt_count + 1
         answer = attempt.answer

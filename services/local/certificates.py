@@ -1,7 +1,8 @@
-"""A certificate authority for the demo, and a server certificate for this machine's loopback names."""
+"""A certificate authority for the demo, and a certificate for its receiver."""
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ RENEWED_BEFORE = timedelta(days=30)
 # Clocks differ a little.
 BACKDATED = timedelta(hours=1)
 
+# The loopback names are always certified; where the receiver has another host to itself, that one's is, too.
 HOST_NAMES = ("localhost",)
 ADDRESSES = ("127.0.0.1", "::1")
 
@@ -37,9 +39,10 @@ class _Pair(NamedTuple):
     key: ec.EllipticCurvePrivateKey
 
 
-def ensure_certificates(folder: Path, now: datetime) -> CertificateFiles:
+def ensure_certificates(folder: Path, now: datetime, other_names: Sequence[str] = ()) -> CertificateFiles:
     """Return certificates that hold for a while yet, making in `folder` what is missing or about to end.
 
+    The server's is for the loopback names and for `other_names`, and made anew when it lacks one of them.
     The server's is renewed under the same authority, so that who trusts that one need not do anything.
     LocalServerError when the folder cannot be used.
     """
@@ -50,8 +53,9 @@ def ensure_certificates(folder: Path, now: datetime) -> CertificateFiles:
         if authority is None:
             authority, server = _new_authority(now), None
             _save(authority, folder / "ca.pem", folder / "ca-key.pem")
-        if server is None or not _is_issued_by(server, authority):
-            _save(_new_server(authority, now), folder / "server.pem", folder / "server-key.pem")
+        names = tuple(dict.fromkeys((*HOST_NAMES, *other_names)))
+        if server is None or not _is_issued_by(server, authority) or not _certifies(server, names):
+            _save(_new_server(authority, now, names), folder / "server.pem", folder / "server-key.pem")
     except OSError as error:
         raise LocalServerError(f"Certificates cannot be kept in {folder}: {error.strerror}.") from error
     return CertificateFiles(folder / "ca.pem", folder / "server.pem", folder / "server-key.pem")
@@ -67,10 +71,10 @@ def _new_authority(now: datetime) -> _Pair:
     return _Pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def _new_server(authority: _Pair, now: datetime) -> _Pair:
+def _new_server(authority: _Pair, now: datetime, host_names: Sequence[str]) -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(_name("localhost"), authority.certificate.subject, key, now, SERVER_LASTS)
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in HOST_NAMES]
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in host_names]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
     authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
     extensions: list[tuple[x509.ExtensionType, bool]] = [
@@ -124,6 +128,14 @@ def _is_issued_by(server: _Pair, authority: _Pair) -> bool:
     except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made anew
         return False
     return True
+
+
+def _certifies(server: _Pair, names: Sequence[str]) -> bool:
+    try:
+        found = server.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return set(names) <= set(found.get_values_for_type(x509.DNSName))
 
 
 def _load(certificate_file: Path, key_file: Path, now: datetime) -> _Pair | None:

@@ -66,10 +66,14 @@ class Receiver:
         self._known = _stored_before(folder / REQUESTS_FILE)
 
     def application(self) -> web.Application:
-        """Return the web application."""
+        """Return the web application; `GET /healthz` answers whether it serves."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/healthz", self._healthz)
         app.router.add_post("/{path:.*}", self._post)
         return app
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="serving\n")
 
     async def _post(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -170,14 +174,14 @@ def _write_durably(file: Path, content: bytes) -> None:
         os.close(folder)
 
 
-async def serve(folder: Path, port: int, tls: ssl.SSLContext, stopping: asyncio.Event) -> None:
+async def serve(folder: Path, port: int, tls: ssl.SSLContext, stopping: asyncio.Event, host: str = LOOPBACK) -> None:
     """Serve until told to stop; says on standard output where."""
-    runner = web.AppRunner(Receiver(folder, SystemClock()).application(), access_log=None)
+    runner = web.AppRunner(Receiver(folder, SystemClock()).application(), access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, LOOPBACK, port, ssl_context=tls, shutdown_timeout=2)
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
         await site.start()
-        print(f"https://{LOOPBACK}:{runner.addresses[0][1]}", flush=True)  # noqa: T201 - the command's answer
+        print(f"https://{host}:{runner.addresses[0][1]}", flush=True)  # noqa: T201 - the command's answer
         await stopping.wait()
     finally:
         await runner.cleanup()
@@ -190,7 +194,7 @@ async def _main(options: argparse.Namespace) -> int:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         tls.load_cert_chain(options.certificate, options.key)
-        await serve(options.folder, options.port, tls, stopping)
+        await serve(options.folder, options.port, tls, stopping, options.host)
     except OSError as error:
         print(f"https_receiver: cannot serve on port {options.port}: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -201,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the receiver until SIGTERM or SIGINT and return the exit code."""
     parser = argparse.ArgumentParser(prog="https_receiver", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the parts are kept, by job")
-    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on; default: %(default)s, loopback only")
+    parser.add_argument("--port", type=int, required=True, help="port; 0 takes a free one")
     parser.add_argument("--certificate", type=Path, required=True, help="the server's certificate (PEM)")
     parser.add_argument("--key", type=Path, required=True, help="its private key (PEM)")
     return asyncio.run(_main(parser.parse_args(arguments)))

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import aiohttp
 
-from services.core.times import floor_to
 from services.local.certificates import CertificateFiles, ensure_certificates
-from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.local.demo_catalog import ORGANIZATION
 from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
 from services.local.ports import remembered_port
 from services.local.postgres_server import PostgresServer
+from services.local.seed_demo import Destination, seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
@@ -130,17 +130,10 @@ class Stack:
             await admin.stop()
 
     async def _seed(self, pool: Pool, url: str, ca_pem: str) -> None:
-        now = self.clock.now()
-        if await seed(pool, meters=self.settings.meters):
-            self.say(f"created the organization {ORGANIZATION} with {self.settings.meters:,} meters")
-        if not await has_jobs(pool):
-            replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else timedelta()
-            starts_at = floor_to(now - replay, timedelta(minutes=1))
-            await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
-        else:
-            await move_jobs(pool, url=url, ca_pem=ca_pem, now=now)
-            if self.settings.fleet:
-                await backfill_recent(pool, url=url, ca_pem=ca_pem, now=now)
+        meters = self.settings.meters
+        replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
+        if await seed_demo(pool, Destination(url, ca_pem), meters=meters, replay=replay, now=self.clock.now()):
+            self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")
 
     def _receiver(self, certificates: CertificateFiles) -> tuple[Service, str]:
         port = remembered_port(self.folder / "receiver-port.json", configured=None)

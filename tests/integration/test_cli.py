@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -179,23 +180,18 @@ def test_a_database_without_tables_and_topics_that_are_missing(
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(meterpost: Meterpost) -> None:
     meterpost.ok("meters", "import", "--from-nem12", NEM12)
-    for form in ([], ["--json"]):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.cli", "meters", "list", *form],
+    for form in ("", "--json"):
+        command = f"{sys.executable} -m services.cli meters list {form} | head -2; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", command],
             cwd=REPOSITORY,
-            env={"METERPOST_DATABASE_URL": meterpost.environment["METERPOST_DATABASE_URL"]},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env={**os.environ, "METERPOST_DATABASE_URL": meterpost.environment["METERPOST_DATABASE_URL"]},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert process.stdout is not None
-        process.stdout.close()
-        _, err = (
-            process.communicate(timeout=30)
-            if process.stdin
-            else (None, process.stderr.read() if process.stderr else b"")
-        )
-        assert process.wait(30) == 0
-        assert err == b""
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -286,14 +282,14 @@ def test_a_line_that_contradicts_the_catalog_is_refused(meterpost: Meterpost) ->
     changed = (
         METERS
         + "Hall,Electricity,kWh,0.25,UK,LG-1,logger,1\nNew,Water,m3,1,Plant,LG-1,logger,2\n"
-        + "Other,Water,m3,1,Plant,LG-1,bridge,\nAny,Water,m3,1,77,LG-9,logger,1\n"
+        + "Other,Water,m3,1,Plant,BR-UK,logger,9\nAny,Water,m3,1,77,LG-9,logger,1\n"
     )
     told = meterpost.refused("meters", "import", write(meterpost, "changed.csv", changed))
     assert (
         "line 2: the meter 'Hall' is there already, but units_per_pulse is 0.5, not 0.25; its site is 'Plant'" in told
     )
     assert "input 2 of LG-1 counts for meter 3 already" in told
-    assert "device LG-1 is a logger, not a bridge" in told
+    assert "device BR-UK is a bridge, not a logger" in told
     assert "there is no site with the id 77" in told
     foreign = write(meterpost, "foreign.csv", METERS + "X,Water,m3,1,S,LG-1,logger,9\n")
     assert "is taken on this platform" in meterpost.refused("meters", "import", foreign, "--organization", "Other")
@@ -455,8 +451,8 @@ async def test_runs_with_their_parts_and_the_receivers_answers(registered: Meter
     )
     await connection.execute(
         """
-        INSERT INTO export_part (organization_id, job_id, slot_start, part, first_measured_at, first_meter_id, row_count,
-                                 byte_count, sha256, attempt_count)
+        INSERT INTO export_part (organization_id, job_id, slot_start, part, first_measured_at, first_meter_id,
+                                 row_count, byte_count, sha256, attempt_count)
         VALUES (1, 1, $1, 1, $1, 1, 3, 400, '\\xabcd', 1)
         """,
         slot,
@@ -517,7 +513,7 @@ async def test_the_nem12_day_is_published_as_its_bridge_would_have(replaying: Me
         stamps = [record.timestamp_ms for record in found]
         assert stamps == sorted(stamps)
         assert (found[-1].is_tick, found[-1].timestamp_ms) == (True, end)
-        assert sum(record.is_tick for record in found) >= 200
+        assert sum(record.is_tick for record in found) >= 90
 
     told = replaying.refused("readings", "publish", NEM12, "--format", "nem12")
     assert "the platform's clock stands at 2020-01-01T14:06:01Z already" in told

@@ -399,6 +399,11 @@ async def test_a_zombies_result_is_refused(exports: Exports, to: dict[str, Any])
         assert (await exports.progress(job_id))["lease_owner"] == "heir"
         assert await exports.attempts(job_id) == attempts
         assert await exports.states(job_id) == ["frozen"]
+        # The heir's first acknowledgement may have been lost: it records the same again.
+        assert await runs.record(heir, run, part, delivered)
+        assert await runs.record(heir, run, part, delivered)
+        assert await exports.attempts(job_id) == [*attempts, (1, "delivered", "http_200")]
+        assert await exports.states(job_id) == ["delivered"]
     finally:
         pool.terminate()
 
@@ -473,11 +478,46 @@ async def test_the_doorbell_wakes_delivery_before_its_timer_does(
     job_id = await exports.add_job(to)
     more = {"kafka_bootstrap_servers": platform.bootstrap_servers, "topic_prefix": platform.prefix}
     async with delivering(exports.url, look_seconds=3_600, **more), platform.producer() as producer:
-        for until in (9, 10, 11):
-            await exports.close_windows(15, at(until), at(until))
+        await until_states(exports, job_id, ["delivered"])
+        for until in (10, 11):
+            await exports.close_windows(15, at(until - 1), at(until))
             closed = WindowsClosed(15, at(until))
             await producer.send(platform.topic(WINDOWS_CLOSED), encode(closed), key=b"15")
             await until_states(exports, job_id, ["delivered"] * (until - 8))
+
+
+async def test_a_stop_in_the_middle_of_an_attempt_gives_the_job_back(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
+) -> None:
+    """The next process need not wait for the lease to end, and sends the same part again."""
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.script.append(hang())
+    job_id = await exports.add_job(to)
+    async with delivering(exports.url, lease_seconds=3_600, shutdown_deadline_seconds=1):
+        await eventually_async(lambda: receiver.received)
+    assert (await exports.progress(job_id))["lease_owner"] is None
+    async with delivering(exports.url, instance="another"):
+        await until_states(exports, job_id, ["delivered"])
+    assert len({(r.part_id, r.body) for r in receiver.received}) == 1
+
+
+async def test_a_process_takes_back_what_its_predecessor_of_the_same_name_held(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(503)
+    job_id = await exports.add_job(to)
+    async with delivering(exports.url):
+        await eventually_async(lambda: receiver.received)
+    await exports.execute(
+        "UPDATE export_job_progress SET lease_owner = 'delivery-in-test', lease_until = now() + interval '1 hour', "
+        "next_attempt_at = now() + interval '1 hour'"
+    )
+    receiver.otherwise = status(200)
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered"])
 
 
 async def test_an_unknown_transport_is_named_with_those_there_are(exports: Exports, tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ async def post(client: Client, body: bytes = BODY, **changed: str) -> int:
         return response.status
 
 
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.rglob("*"))
+
+
 def requests(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
 
@@ -59,7 +63,7 @@ async def test_a_part_is_stored_once_and_other_bytes_under_its_id_are_refused(tm
         assert [await post(client), await post(client), await post(client, other)] == [200, 200, 409]
     async with receiving(tmp_path) as client:
         assert [await post(client), await post(client, other)] == [200, 409]
-    assert [file.name for file in (tmp_path / "7").iterdir()] == ["7-all_1of1.json"]
+    assert files(tmp_path) == ["7", "7-all_1of1.json", "requests.jsonl"]
     assert (tmp_path / "7" / "7-all_1of1.json").read_bytes() == BODY
     assert [(line["status"], line["rows"], line["bytes"]) for line in requests(tmp_path)] == [
         (200, "2", len(BODY)), (200, "2", len(BODY)), (409, "2", len(other)), (200, "2", len(BODY)),
@@ -90,12 +94,12 @@ async def test_a_part_stored_just_before_an_end_is_known_although_nothing_was_no
 )
 async def test_a_request_that_is_not_what_it_says_is_refused(tmp_path: Path, changed: dict[str, str]) -> None:
     async with receiving(tmp_path) as client:
-        assert await post(client, **changed) == 400
-    assert [file.name for file in tmp_path.iterdir()] == ["requests.jsonl"]
+        assert await post(client, BODY, **changed) == 400
+    assert files(tmp_path) == ["requests.jsonl"]
 
 
 async def test_bodies_of_one_megabyte_are_taken(tmp_path: Path) -> None:
-    body = b'{"measurements":["' + b"x" * 1_100_000 + b'"]}'
+    body = b'{"measurements":["' + b"x" * 1_020_000 + b'"]}'
     async with receiving(tmp_path) as client:
         assert await post(client, body, Meterpost_Rows="1") == 200
 
@@ -127,15 +131,15 @@ async def test_delivery_to_the_demo_receiver(
     database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Through TLS, verified against the demo's own authority, to files on disk."""
-    files = ensure_certificates(tmp_path / "certificates", SystemClock().now())
+    made = ensure_certificates(tmp_path / "certificates", SystemClock().now())
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(files.server, files.server_key)
+    tls.load_cert_chain(made.server, made.server_key)
     exports, stopping = Exports(database_url), asyncio.Event()
     task = asyncio.create_task(serve(tmp_path / "received", 0, tls, stopping))
     url = (await eventually_async(lambda: capsys.readouterr().out)).strip()
     await exports.seed(meters=2_001)
     await exports.close_windows(60, at(8), at(9))
-    ca_pem = files.authority.read_text()
+    ca_pem = made.authority.read_text()
     job_id = await exports.add_job({"url": url + "/https", "ca_pem": ca_pem}, resolution=60)
     async with delivering(database_url):
 

@@ -1,0 +1,91 @@
+"""Seeds the demo: its certificates, its organization with the meters, its export jobs.
+
+`make run` calls `seed_demo`; with Docker, where every part runs by itself, it is `python -m services.local.seed_demo`.
+Safe to repeat: what is there stays, and the jobs are pointed at the receiver's present address.
+"""
+
+import asyncio
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from services.core.times import floor_to
+from services.local.certificates import ensure_certificates
+from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.platform.clock import SystemClock
+from services.platform.errors import MeterpostError, UserError
+from services.platform.postgres import Pool, connect_pool
+from services.platform.settings import DatabaseSettings, load
+
+EXIT_FAILED = 1
+EXIT_BAD_SETTINGS = 2
+
+
+class SeedSettings(DatabaseSettings):
+    """Settings of the seeding as a program of its own."""
+
+    meters: int = Field(500, ge=5, le=100_000, description="Meters of the demo organization, set at the first start.")
+    replay_hours: int = Field(2, ge=0, le=48, description="How much of the past the fleet replays at the first start.")
+    receiver_url: str = Field("https://localhost:8443/meterpost", description="Where the demo's receiver listens.")
+    certificate_folder: Path = Field(Path("certificates"), description="Where the demo's certificates are kept.")
+
+
+class Destination(NamedTuple):
+    """The demo's receiver, as its jobs are told of it."""
+
+    url: str
+    ca_pem: str
+
+
+async def seed_demo(
+    pool: Pool, destination: Destination, *, meters: int, replay: timedelta | None, now: datetime
+) -> bool:
+    """Create what is missing of the demo; tell whether its organization was created. Raises Unavailable.
+
+    `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet.
+    """
+    url, ca_pem = destination
+    created = await seed(pool, meters=meters)
+    if not await has_jobs(pool):
+        starts_at = floor_to(now - (replay or timedelta()), timedelta(minutes=1))
+        await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
+        return created
+    await move_jobs(pool, url=url, ca_pem=ca_pem, now=now)
+    if replay is not None:
+        await backfill_recent(pool, url=url, ca_pem=ca_pem, now=now)
+    return created
+
+
+async def _run(settings: SeedSettings) -> None:
+    now = SystemClock().now()
+    host = urlsplit(settings.receiver_url).hostname
+    certificates = ensure_certificates(settings.certificate_folder, now, [host] if host else [])
+    destination = Destination(settings.receiver_url, certificates.authority.read_text(encoding="ascii"))
+    pool = await connect_pool(settings.database_url.get_secret_value(), max_size=2)
+    try:
+        replay = timedelta(hours=settings.replay_hours)
+        created = await seed_demo(pool, destination, meters=settings.meters, replay=replay, now=now)
+    finally:
+        pool.terminate()
+    what = f"created, with {settings.meters:,} meters" if created else "there already"
+    print(f"the organization {ORGANIZATION} is {what}; its jobs send to {settings.receiver_url}")  # noqa: T201
+
+
+def main() -> int:
+    """Seed the demo and return the exit code."""
+    try:
+        settings = load(SeedSettings)
+        if "--check-config" not in sys.argv:
+            asyncio.run(_run(settings))
+    except MeterpostError as error:
+        print(f"seed_demo: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return EXIT_BAD_SETTINGS if isinstance(error, UserError) else EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
