@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from services.local.kafka_server import KafkaServer
@@ -14,6 +15,12 @@ from tests.support.platform import Platform, running
 from tests.support.stack import Databases, temporary_kafka, temporary_postgres
 
 _NUMBERS = itertools.count(1)
+
+# The machines are noisy: how long an example takes says nothing.
+hypothesis.settings.register_profile(
+    "meterpost", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("meterpost")
 
 
 @pytest.fixture(scope="session")

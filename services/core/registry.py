@@ -1,12 +1,12 @@
 """Which meter a reading belongs to: the registry as ingest holds it in memory, effective-dated."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
 from services.core.readings import RefusalReason
+from services.core.times import EPOCH, to_epoch_microseconds
 
 
 class InputAttachmentRow(NamedTuple):
@@ -61,16 +61,29 @@ class Timeline:
         self._values.insert(place, value)
         self._revisions.insert(place, revision)
 
+    def last(self) -> tuple[datetime, int | None]:
+        """Return the last change: from when on, and the value that holds since."""
+        return self._starts[-1], self._values[-1]
+
     def at(self, instant: datetime) -> int | None:
         """Return the value in force at `instant`; None before the first."""
         place = bisect_right(self._starts, instant)
         return self._values[place - 1] if place else None
 
 
+class QuickDevice(NamedTuple):
+    """What a device reports since its last change: plain dictionaries for readings from `since_us` on."""
+
+    since_us: int
+    inputs: dict[int, int]
+    meters: dict[int, int]
+
+
 @dataclass(slots=True)
 class _Device:
     inputs: dict[int, Timeline] = field(default_factory=dict)
     meters: dict[int, Timeline] = field(default_factory=dict)
+    quick: QuickDevice | None = None
 
 
 class Registry:
@@ -87,16 +100,32 @@ class Registry:
             self._devices.setdefault(device_id, _Device())
         self._meters.update(change.meters)
         for row in change.input_attachments:
-            timeline = self._devices[row.device_id].inputs.setdefault(row.input, Timeline())
+            device = self._devices[row.device_id]
+            device.quick = None
+            timeline = device.inputs.setdefault(row.input, Timeline())
             timeline.record(row.valid_from, row.revision, row.meter_id)
         for link in change.bridge_attachments:
-            timeline = self._devices[link.device_id].meters.setdefault(link.meter_id, Timeline())
+            device = self._devices[link.device_id]
+            device.quick = None
+            timeline = device.meters.setdefault(link.meter_id, Timeline())
             timeline.record(link.valid_from, link.revision, link.meter_id if link.attached else None)
         self.revision = max(self.revision, change.revision)
 
-    def knows_device(self, device_id: str) -> bool:
-        """Tell whether the device is registered."""
-        return device_id in self._devices
+    def quick(self, device_id: str) -> QuickDevice | None:
+        """Return what the device reports since its last change; None where it is not registered."""
+        device = self._devices.get(device_id)
+        if device is None:
+            return None
+        if device.quick is None:
+            inputs = {number: timeline.last() for number, timeline in device.inputs.items()}
+            meters = {meter_id: timeline.last() for meter_id, timeline in device.meters.items()}
+            since = max((start for start, _value in (*inputs.values(), *meters.values())), default=EPOCH)
+            device.quick = QuickDevice(
+                to_epoch_microseconds(since),
+                {number: meter_id for number, (_start, meter_id) in inputs.items() if meter_id is not None},
+                {number: meter_id for number, (_start, meter_id) in meters.items() if meter_id is not None},
+            )
+        return device.quick
 
     def meter_of_input(self, device_id: str, input_: int, measured_at: datetime) -> int | RefusalReason:
         """Return the meter that the input counts for at `measured_at`, or why there is none."""
@@ -118,7 +147,3 @@ class Registry:
         if timeline is None:
             return RefusalReason.NOT_ATTACHED if meter_id in self._meters else RefusalReason.UNKNOWN_METER
         return RefusalReason.NOT_ATTACHED if timeline.at(measured_at) is None else meter_id
-
-    def device_ids(self) -> Iterable[str]:
-        """Return the ids of all devices."""
-        return self._devices.keys()

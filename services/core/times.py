@@ -27,6 +27,16 @@ def to_epoch_milliseconds(instant: datetime) -> int:
     return (instant - EPOCH) // MILLISECOND
 
 
+def to_epoch_microseconds(instant: datetime) -> int:
+    """Return `instant` in microseconds since the epoch, exact."""
+    return (instant - EPOCH) // MICROSECOND
+
+
+def from_epoch_microseconds(microseconds: int) -> datetime:
+    """Return the instant that is `microseconds` after the epoch."""
+    return EPOCH + timedelta(microseconds=microseconds)
+
+
 def iso_seconds(instant: datetime) -> str:
     """Return `YYYY-MM-DDTHH:MM:SSZ`, the one time format of the exports."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

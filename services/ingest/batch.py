@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from services.core.readings import ReadingVersion, Refusal, RefusalReason
+from services.core.columns import ColumnJudge, Columns, JudgedColumns, PlainTimes
+from services.core.readings import Refusal, RefusalReason
 from services.core.registry import Registry
-from services.core.uploads import JudgedUpload, Origin, judge_upload
+from services.core.uploads import Origin
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import Partition, PartitionBatch, Record, arrival_of
 
@@ -23,7 +24,7 @@ REGISTRY_REASONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a partition that this process owns stands in the database."""
+    """Where a partition that this process owns stands."""
 
     epoch: int
     next_offset: int
@@ -57,65 +58,16 @@ class RejectedRow(NamedTuple):
     original: bytes
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one transaction stores."""
 
-    versions: list[ReadingVersion] = field(default_factory=list)
+    versions: Columns
     rejected: list[RejectedRow] = field(default_factory=list)
     advances: list[Advance] = field(default_factory=list)
 
 
-class _Judged(NamedTuple):
-    origin: Origin
-    payload: bytes
-    upload: JudgedUpload
-
-
-class BatchBuilder:
-    """Judges records and knows which of its verdicts a fresher registry could change."""
-
-    def __init__(self, *, source_topics: dict[str, int], raw_retention: timedelta) -> None:
-        self._source_topics = source_topics
-        self._raw_retention = raw_retention
-
-    def judge(
-        self, polled: PartitionBatch, position: Position, registry: Registry, max_readings: int
-    ) -> "JudgedPartition":
-        """Judge records of one partition until they hold about `max_readings`.
-
-        Raises OperatorNeeded where the log does not go on at `position`.
-        """
-        judged: list[_Judged] = []
-        watermark, first_arrival = position.watermark, position.first_arrival
-        taken = readings = 0
-        for record in polled.records:
-            _check_offset(polled, record, position.next_offset if taken == 0 else None)
-            watermark = arrival_of(record, watermark)
-            first_arrival = first_arrival or watermark
-            taken += 1
-            if record.is_tick:
-                continue
-            origin = Origin(self._source_topics[polled.topic], polled.partition, record.offset, watermark)
-            payload = record.value or b""
-            upload = judge_upload(payload, origin, registry, self._raw_retention)
-            judged.append(_Judged(origin, payload, upload))
-            readings += len(upload.versions) + len(upload.refusals)
-            if readings >= max_readings:
-                break
-        next_offset = polled.records[taken - 1].offset + 1
-        after = Position(position.epoch, next_offset, watermark, first_arrival)
-        return JudgedPartition(polled, taken, position, after, judged)
-
-    def judge_again(self, partition: "JudgedPartition", registry: Registry) -> None:
-        """Judge those records anew that a registry since refreshed may accept."""
-        for place, (origin, payload, upload) in enumerate(partition.judged):
-            if any(refusal.reason in REGISTRY_REASONS for refusal in upload.refusals):
-                again = judge_upload(payload, origin, registry, self._raw_retention)
-                partition.judged[place] = _Judged(origin, payload, again)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class JudgedPartition:
     """The verdicts on the first `taken` records of what was polled from one partition."""
 
@@ -123,7 +75,7 @@ class JudgedPartition:
     taken: int
     before: Position
     after: Position
-    judged: list[_Judged]
+    verdicts: JudgedColumns
 
     @property
     def key(self) -> Partition:
@@ -133,16 +85,12 @@ class JudgedPartition:
     @property
     def reading_count(self) -> int:
         """How many readings were judged; a record that is refused as a whole counts as one."""
-        return sum(len(item.upload.versions) + len(item.upload.refusals) for item in self.judged)
+        return len(self.verdicts.versions) + len(self.verdicts.refusals)
 
     @property
     def is_doubted(self) -> bool:
         """Whether a fresher registry could change a verdict."""
-        return any(
-            refusal.reason in REGISTRY_REASONS
-            for _origin, _payload, upload in self.judged
-            for refusal in upload.refusals
-        )
+        return any(refusal.reason in REGISTRY_REASONS for _origin, refusal in self.verdicts.refusals)
 
     @property
     def rest(self) -> PartitionBatch | None:
@@ -150,44 +98,73 @@ class JudgedPartition:
         left = self.polled.records[self.taken :]
         return PartitionBatch(self.polled.topic, self.polled.partition, left) if left else None
 
-    def add_to(self, batch: Batch) -> None:
-        """Append the rows to a batch."""
-        stored, refused = len(batch.versions), len(batch.rejected)
-        for origin, _payload, upload in self.judged:
-            batch.versions.extend(upload.versions)
-            batch.rejected.extend(_rejected_row(self.polled, origin, refusal) for refusal in upload.refusals)
-        batch.advances.append(
-            Advance(
-                self.polled.topic,
-                self.polled.partition,
-                self.before.epoch,
-                self.before.next_offset,
-                self.after,
-                len(batch.versions) - stored,
-                len(batch.rejected) - refused,
-            )
+
+class BatchBuilder:
+    """Judges records, partition by partition, and puts the verdicts together."""
+
+    def __init__(self, *, source_topics: dict[str, int], raw_retention: timedelta) -> None:
+        self._source_topics = source_topics
+        self._raw_retention = raw_retention
+        self._times = PlainTimes()
+
+    def judge(
+        self, polled: PartitionBatch, position: Position, registry: Registry, max_readings: int
+    ) -> JudgedPartition:
+        """Judge records of one partition until they hold about `max_readings`.
+
+        Raises OperatorNeeded where the log goes back behind `position`.
+        """
+        judge = ColumnJudge(registry, self._raw_retention, self._times)
+        source_topic = self._source_topics[polled.topic]
+        watermark, first_arrival = position.watermark, position.first_arrival
+        _check_offset(polled, polled.records[0], position.next_offset)
+        taken = 0
+        for record in polled.records:
+            watermark = arrival_of(record, watermark)
+            first_arrival = first_arrival or watermark
+            taken += 1
+            if record.is_tick:
+                continue
+            judge.add(record.value or b"", Origin(source_topic, polled.partition, record.offset, watermark))
+            if judge.reading_count >= max_readings:
+                break
+        after = Position(position.epoch, polled.records[taken - 1].offset + 1, watermark, first_arrival)
+        return JudgedPartition(polled, taken, position, after, judge.finish())
+
+    def judge_again(self, judged: JudgedPartition, registry: Registry) -> JudgedPartition:
+        """Judge the same records by a registry that has been refreshed since."""
+        same = PartitionBatch(judged.polled.topic, judged.polled.partition, judged.polled.records[: judged.taken])
+        again = self.judge(same, judged.before, registry, max_readings=2**62)
+        return JudgedPartition(judged.polled, judged.taken, judged.before, judged.after, again.verdicts)
+
+
+def batch_of(partitions: list[JudgedPartition]) -> Batch:
+    """Return what one transaction stores of several partitions."""
+    batch = Batch(Columns.joined([partition.verdicts.versions for partition in partitions]))
+    for partition in partitions:
+        topic, number = partition.key
+        verdicts = partition.verdicts
+        batch.rejected.extend(
+            RejectedRow(topic, number, origin.offset, refusal.place, origin.arrived_at, *_words(refusal))
+            for origin, refusal in verdicts.refusals
         )
+        before, counts = partition.before, (len(verdicts.versions), len(verdicts.refusals))
+        batch.advances.append(Advance(topic, number, before.epoch, before.next_offset, partition.after, *counts))
+    return batch
 
 
-def _rejected_row(polled: PartitionBatch, origin: Origin, refusal: Refusal) -> RejectedRow:
-    return RejectedRow(
-        polled.topic,
-        polled.partition,
-        origin.offset,
-        refusal.place,
-        origin.arrived_at,
-        refusal.reason.value,
-        refusal.detail,
-        refusal.device_id,
-        refusal.original,
-    )
+def _words(refusal: Refusal) -> tuple[str, str, str | None, bytes]:
+    # PostgreSQL's text cannot hold a zero byte; the original can.
+    detail = refusal.detail.replace("\0", "\N{SYMBOL FOR NULL}")
+    device_id = None if refusal.device_id is None else refusal.device_id.replace("\0", "\N{SYMBOL FOR NULL}")
+    return refusal.reason.value, detail, device_id, refusal.original
 
 
-def _check_offset(polled: PartitionBatch, record: Record, expected: int | None) -> None:
+def _check_offset(polled: PartitionBatch, record: Record, expected: int) -> None:
     """Refuse to go back. A gap forward is judged by the loop, which can ask the broker why."""
-    if expected is not None and record.offset < expected:
+    if record.offset < expected:
         raise OperatorNeeded(
             f"{polled.topic}/{polled.partition}: the broker delivers offset {record.offset}, but everything before "
             f"{expected} is stored: the topic was recreated or has lost records. Nothing was stored from it. "
-            f"Restore the topic, or declare a new one and point ingest at it."
+            f"Restore the topic, or declare topics under a new prefix with a new database."
         )

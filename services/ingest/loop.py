@@ -4,6 +4,7 @@ Exactly once in effect: a batch and the progress of its partitions are one trans
 database says, and a batch of an owner that was superseded is refused by the epoch.
 """
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import NamedTuple
@@ -13,11 +14,12 @@ import structlog
 from services.core.readings import SourceTopic
 from services.core.registry import Registry
 from services.core.times import EPOCH
-from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position
+from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of
 from services.ingest.doorbell import Doorbell
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
+from services.ingest.write_plan import HighWaterMarks, WritePlan
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
@@ -26,6 +28,7 @@ from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
 
 POLL_MS = 200
 REGISTRY_LOOK_SECONDS = 1.0
+HINT_SECONDS = 1.0
 log = structlog.get_logger()
 
 
@@ -57,29 +60,43 @@ class Ingest:
         self._generation = -1
         self._positions: dict[Partition, Position] = {}
         self._waiting: list[PartitionBatch] = []
+        self._marks = HighWaterMarks()
+        self._writing: asyncio.Task[None] | None = None
+        self._stored: dict[Partition, int] = {}
+        self._hinted = 0.0
 
     async def run(self) -> None:
         """Work until told to stop. Raises Superseded when another process owns what we thought ours."""
-        while not self._patience.stopping.is_set():
-            self._patience.health.progress()
-            if self._generation != self._consumer.generation:
-                await self._claim()
-            if time.monotonic() - self._registry_looked >= REGISTRY_LOOK_SECONDS:
-                await self._refresh_registry()
-            await self._doorbell.ring()
-            await self._ticker.tick({key: position.next_offset for key, position in self._positions.items()})
-            if not self._waiting:
-                polled = await self._consumer.poll(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
-                self._waiting = [batch for batch in polled if (batch.topic, batch.partition) in self._positions]
-            if self._generation != self._consumer.generation:
-                self._waiting = []  # fetched under an assignment that is over
-            if self._waiting:
-                await self._store_waiting()
+        try:
+            while not self._patience.stopping.is_set():
+                self._patience.health.progress()
+                if self._generation != self._consumer.generation:
+                    await self._claim()
+                if time.monotonic() - self._registry_looked >= REGISTRY_LOOK_SECONDS:
+                    await self._refresh_registry()
+                await self._doorbell.ring()
+                await self._hint()
+                await self._ticker.tick({key: position.next_offset for key, position in self._positions.items()})
+                if not self._waiting:
+                    polled = await self._consumer.poll(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
+                    self._waiting = [batch for batch in polled if (batch.topic, batch.partition) in self._positions]
+                if self._generation != self._consumer.generation:
+                    self._waiting = []  # fetched under an assignment that is over
+                if self._waiting:
+                    await self._store_waiting()
+                elif self._writing is not None and self._writing.done():
+                    await self._written()
+            await self._written()
+            await self._consumer.commit(self._stored)
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
 
     async def _claim(self) -> None:
         """Own what the group assigned: from now on nobody else writes it, and we read where the database says."""
+        await self._written()
         generation, assigned = self._consumer.generation, self._consumer.assigned
-        self._positions, self._waiting = {}, []
+        self._positions, self._waiting, self._stored = {}, [], {}
         if assigned:
             positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
@@ -103,17 +120,41 @@ class Ingest:
         return True
 
     async def _store_waiting(self) -> None:
-        """Judge what waits, up to the size of a batch, and store it in one transaction."""
-        started = time.monotonic()
-        batch = Batch()
+        """Judge what waits, up to the size of a batch, while the batch before it is being written; then write it."""
         judged = await self._judge_waiting()
-        for partition in judged:
-            partition.add_to(batch)
-        await self._patience.postgres(lambda: self._store.store(batch))
+        batch = batch_of(judged)
+        plan = self._marks.plan(batch.versions)
+        await self._written()
         for partition in judged:
             self._positions[partition.key] = partition.after
+        self._ticker.saw_records(partition.key for partition in judged)
+        self._writing = asyncio.create_task(self._write(batch, plan))
+
+    async def _written(self) -> None:
+        """Wait until the batch that is being written is stored. Raises what its writing raised."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
+
+    async def _write(self, batch: Batch, plan: WritePlan) -> None:
+        started = time.monotonic()
+        await self._patience.postgres(lambda: self._store.store(batch, plan))
         INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
-        await self._tell(batch)
+        INGEST_READINGS.inc(len(batch.versions))
+        for row in batch.rejected:
+            INGEST_REFUSED.labels(row.reason).inc()
+        for move in batch.advances:
+            seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
+            INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
+        self._doorbell.note(batch)
+        self._stored.update({(move.topic, move.partition): move.position.next_offset for move in batch.advances})
+
+    async def _hint(self) -> None:
+        """Tell Kafka now and then how far we are, for lag tools; we ourselves never ask it."""
+        if self._stored and time.monotonic() - self._hinted >= HINT_SECONDS:
+            self._hinted = time.monotonic()
+            stored, self._stored = self._stored, {}
+            await self._consumer.commit(stored)
 
     async def _judge_waiting(self) -> list[JudgedPartition]:
         """Judge polled records; what does not fit into this batch keeps waiting."""
@@ -129,11 +170,13 @@ class Ingest:
             if partition.rest is not None:
                 self._waiting.insert(0, partition.rest)
                 break
-        doubted = [partition for partition in judged if partition.is_doubted]
+            await asyncio.sleep(0)  # the batch that is being written goes on
         # One look for the whole batch: a storm of unknown devices is not a storm of queries.
-        if doubted and await self._refresh_registry():
-            for partition in doubted:
-                self._builder.judge_again(partition, self._registry)
+        if any(partition.is_doubted for partition in judged) and await self._refresh_registry():
+            judged = [
+                self._builder.judge_again(partition, self._registry) if partition.is_doubted else partition
+                for partition in judged
+            ]
         return judged
 
     async def _check_gap(self, polled: PartitionBatch, position: Position) -> None:
@@ -142,19 +185,6 @@ class Ingest:
         if polled.records[0].offset > position.next_offset and position.watermark is not None:
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets([key]))
             _check_log(key, position, first[key], polled.records[0].offset)
-
-    async def _tell(self, batch: Batch) -> None:
-        """After the commit: metrics, the doorbell, ticks, and a hint for lag tools."""
-        INGEST_READINGS.inc(len(batch.versions))
-        for row in batch.rejected:
-            INGEST_REFUSED.labels(row.reason).inc()
-        for move in batch.advances:
-            seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
-            INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
-        moved = {(move.topic, move.partition): move.position.next_offset for move in batch.advances}
-        self._ticker.saw_records(moved)
-        self._doorbell.note(batch)
-        await self._consumer.commit(moved)
 
 
 def _check_log(partition: Partition, position: Position, first_offset: int, end_offset: int) -> None:

@@ -160,9 +160,12 @@ class GroupConsumer:
 
     async def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Commit to Kafka; a hint for lag tools only, so a failure is logged and forgotten."""
+        if not next_offsets:
+            return
         try:
-            await self._consumer.commit({TopicPartition(*p): offset for p, offset in next_offsets.items()})
-        except (KafkaError, OSError) as error:
+            async with asyncio.timeout(2):
+                await self._consumer.commit({TopicPartition(*p): offset for p, offset in next_offsets.items()})
+        except (KafkaError, OSError, TimeoutError) as error:
             log.info("hint_not_committed", error=repr(error))
 
 

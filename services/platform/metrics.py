@@ -21,6 +21,11 @@ INGEST_SUPERSEDED = Counter(
     "Batches dropped because another process owns a partition.",
     registry=REGISTRY,
 )
+INGEST_MERGED_BATCHES = Counter(
+    "meterpost_ingest_merged_batches",
+    "Batches that were merged as a whole, because a reading that was taken for new was stored already.",
+    registry=REGISTRY,
+)
 INGEST_TICKS = Counter("meterpost_ingest_ticks", "Ticks appended to idle partitions.", registry=REGISTRY)
 INGEST_WATERMARK = Gauge(
     "meterpost_ingest_watermark_seconds",

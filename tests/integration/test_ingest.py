@@ -6,11 +6,14 @@ import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 
+from services.core.columns import Columns
 from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
 from services.ingest.store import IngestStore
+from services.ingest.write_plan import WritePlan, merge_everything
 from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
 from services.platform.errors import Superseded
@@ -200,19 +203,39 @@ async def test_the_epoch_refuses_an_owner_of_the_past(database_url: str) -> None
         old = (await store.claim([("readings.logger", 0)], "old"))["readings.logger", 0]
         new = (await store.claim([("readings.logger", 0)], "new"))["readings.logger", 0]
         with pytest.raises(Superseded):
-            await store.store(batch_from(old))
-        await store.store(batch_from(new))
+            await store.store(*one_reading_from(old))
+        await store.store(*one_reading_from(new))
         with pytest.raises(Superseded):
-            await store.store(batch_from(new))
+            await store.store(*one_reading_from(new))
         assert await pool.fetchval("SELECT count(*) FROM reading") == 1
     finally:
         await pool.close()
 
 
-def batch_from(position: Position) -> Batch:
+async def test_a_reading_wrongly_taken_for_new_is_merged_after_all(database_url: str) -> None:
+    """The marks are a hint: the primary key judges, and the whole batch takes the merge."""
+    pool = await connect_pool(database_url, max_size=2)
+    try:
+        store = IngestStore(pool)
+        position = (await store.claim([("readings.logger", 0)], "me"))["readings.logger", 0]
+        batch, plan = one_reading_from(position)
+        await store.store(batch, plan)
+        [move] = batch.advances
+        again, _plan = one_reading_from(move.position)
+        await store.store(again, WritePlan([(T0.date(), again.versions)], again.versions.take(np.array([], dtype=int))))
+        assert await pool.fetchval("SELECT array_agg(source_offset) FROM reading") == [1]
+        assert await pool.fetchval("SELECT array_agg(source_offset) FROM reading_superseded") == [0]
+        assert await pool.fetchval("SELECT stored_count FROM ingest_progress") == 2
+    finally:
+        await pool.close()
+
+
+def one_reading_from(position: Position) -> tuple[Batch, WritePlan]:
     version = ReadingVersion(T0, T0 + MINUTE, 1, position.next_offset, 1, 0, 0, 0, 1, 1, False)
     after = Position(position.epoch, position.next_offset + 1, T0 + MINUTE, T0 + MINUTE)
-    return Batch([version], [], [Advance("readings.logger", 0, position.epoch, position.next_offset, after, 1, 0)])
+    advance = Advance("readings.logger", 0, position.epoch, position.next_offset, after, 1, 0)
+    versions = Columns.of_versions([version])
+    return Batch(versions, [], [advance]), merge_everything(versions)
 
 
 async def test_postgres_killed_and_restarted(platform: Platform, postgres_server: PostgresServer) -> None:

@@ -45,4 +45,4 @@ def test_the_order_is_revision_then_arrival_then_place_in_the_log() -> None:
         version(1, 1, 1, 1, 1, 0),
         version(1, 1, 1, 1, 1, 1),
     ]
-    assert sorted(ascending[::-1], key=lambda v: v.order) == ascending
+    assert [v.order for v in ascending] == sorted({v.order for v in ascending})

@@ -1,0 +1,242 @@
+"""Judging uploads by the column: the same verdicts as `services.core.uploads`, ten times as fast.
+
+A record that is plain in every respect (which nearly all are) is decoded into flat lists, and its rules are checked on
+arrays of many records at once. Whatever is unusual in the least is judged by `judge_upload`, reading by reading: that
+module alone decides what is refused and why. A property test holds the two equal.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+
+from services.core.messages import AwareTime
+from services.core.readings import (
+    FUTURE_TOLERANCE,
+    INTERVALS_MINUTES,
+    MAX_INT32,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_READINGS,
+    MAX_VALUE,
+    ReadingVersion,
+    Refusal,
+)
+from services.core.registry import QuickDevice, Registry
+from services.core.times import MICROSECOND, to_epoch_microseconds
+from services.core.uploads import Origin, judge_upload
+
+Int64s = npt.NDArray[np.int64]
+_ABSENT = -1
+_NO_METER = 0
+_NO_TIME = -(2**62)
+_MINUTE_US = 60_000_000
+_PLAIN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_MAX_KNOWN_TIMES = 100_000
+
+_Count = Annotated[int, Meta(ge=0, le=MAX_VALUE)]
+_Small = Annotated[int, Meta(ge=0, le=MAX_INT32)]
+
+
+class _PlainReading(Struct, frozen=True, gc=False):
+    measurement_time: str
+    interval_minutes: _Small
+    input: _Small = _ABSENT
+    meter_id: _Small = _ABSENT
+    pulses: _Count = _ABSENT
+    register: _Count = _ABSENT
+    revision: _Small = 0
+
+
+class _PlainUpload(Struct, frozen=True, gc=False):
+    device_id: Annotated[str, Meta(min_length=1, max_length=100)]
+    sent_at: AwareTime
+    readings: list[_PlainReading]
+
+
+_PLAIN_UPLOAD = msgspec.json.Decoder(_PlainUpload)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Versions of readings as arrays of one length; times in microseconds since the epoch."""
+
+    measured_us: Int64s
+    arrived_us: Int64s
+    value: Int64s
+    source_offset: Int64s
+    meter_id: Int64s
+    revision: Int64s
+    source_partition: Int64s
+    source_place: Int64s
+    interval_minutes: Int64s
+    source_topic: Int64s
+    is_register: Int64s
+
+    def __len__(self) -> int:
+        """Return the number of versions."""
+        return len(self.measured_us)
+
+    def arrays(self) -> tuple[Int64s, ...]:
+        """Return the arrays in the order of the fields, which is that of ReadingVersion."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Columns":
+        """Return the chosen rows, by mask or by place."""
+        return Columns(*(array[chosen] for array in self.arrays()))
+
+    @classmethod
+    def of_versions(cls, versions: Sequence[ReadingVersion]) -> "Columns":
+        """Return versions as columns."""
+        rows = [
+            (to_epoch_microseconds(version.measured_at), to_epoch_microseconds(version.arrived_at), *version[2:])
+            for version in versions
+        ]
+        table = np.array(rows, dtype=np.int64).reshape(len(rows), len(ReadingVersion._fields))
+        return cls(*table.T)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Columns"]) -> "Columns":
+        """Return the rows of several columns, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return cls.of_versions([])
+        return cls(*(np.concatenate(arrays) for arrays in zip(*(part.arrays() for part in parts), strict=True)))
+
+
+class JudgedColumns(NamedTuple):
+    """What becomes of many records of one partition."""
+
+    versions: Columns
+    refusals: list[tuple[Origin, Refusal]]
+
+
+class PlainTimes:
+    """Times in their plain form, each parsed once: thousands of readings share the few of their minute."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def learn(self, text: str) -> int:
+        """Return microseconds since the epoch for a time of the form YYYY-MM-DDTHH:MM:SSZ, else _NO_TIME."""
+        known = self.known.get(text)
+        if known is not None:
+            return known
+        if not _PLAIN_TIME.fullmatch(text):
+            return _NO_TIME
+        try:
+            parsed = to_epoch_microseconds(datetime.fromisoformat(text))
+        except ValueError:
+            return _NO_TIME
+        if len(self.known) >= _MAX_KNOWN_TIMES:
+            self.known.clear()
+        self.known[text] = parsed
+        return parsed
+
+
+class ColumnJudge:
+    """Judges the records of one partition; `finish` returns the verdicts and begins anew."""
+
+    def __init__(self, registry: Registry, raw_retention: timedelta, times: PlainTimes) -> None:
+        self._registry = registry
+        self._raw_retention = raw_retention
+        self._times = times
+        self._plain: list[tuple[bytes, Origin, int]] = []
+        self._unusual: list[tuple[bytes, Origin]] = []
+        self._since: list[int] = []
+        self._lists: tuple[list[int], ...] = ([], [], [], [], [], [])
+        self.reading_count = 0
+
+    def add(self, payload: bytes, origin: Origin) -> None:
+        """Take one record."""
+        if len(payload) <= MAX_RECORD_BYTES:
+            try:
+                upload = _PLAIN_UPLOAD.decode(payload)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                pass
+            else:
+                device = self._registry.quick(upload.device_id)
+                if device is not None and len(upload.readings) <= MAX_RECORD_READINGS:
+                    self._flatten(upload.readings, device)
+                    self._plain.append((payload, origin, len(upload.readings)))
+                    self._since.append(device.since_us)
+                    self.reading_count += len(upload.readings)
+                    return
+        self._unusual.append((payload, origin))
+        self.reading_count += 1
+
+    def _flatten(self, readings: list[_PlainReading], device: QuickDevice) -> None:
+        inputs, meters = device.inputs, device.meters
+        known, learn = self._times.known, self._times.learn
+        measured, meter_ids, values, registers, intervals, revisions = self._lists
+        measured += [known.get(r.measurement_time) or learn(r.measurement_time) for r in readings]
+        meter_ids += [
+            inputs.get(r.input, _NO_METER)
+            if r.meter_id < 0
+            else (meters.get(r.meter_id, _NO_METER) if r.input < 0 else _NO_METER)
+            for r in readings
+        ]
+        values += [r.pulses if r.register < 0 else (r.register if r.pulses < 0 else _ABSENT) for r in readings]
+        registers += [r.register >= 0 for r in readings]
+        intervals += [r.interval_minutes for r in readings]
+        revisions += [r.revision for r in readings]
+
+    def finish(self) -> JudgedColumns:
+        """Return the verdicts on everything taken since the last call."""
+        parts: list[Columns] = []
+        if self._plain:
+            columns, is_sound = self._check()
+            parts.append(columns.take(is_sound) if not is_sound.all() else columns)
+        versions: list[ReadingVersion] = []
+        refusals: list[tuple[Origin, Refusal]] = []
+        for payload, origin in self._unusual:
+            judged = judge_upload(payload, origin, self._registry, self._raw_retention)
+            versions += judged.versions
+            refusals += [(origin, refusal) for refusal in judged.refusals]
+        if versions:
+            parts.append(Columns.of_versions(versions))
+        self._plain, self._unusual, self._since, self.reading_count = [], [], [], 0
+        self._lists = ([], [], [], [], [], [])
+        return JudgedColumns(Columns.joined(parts), refusals)
+
+    def _check(self) -> tuple[Columns, npt.NDArray[np.bool_]]:
+        """Build the columns of the plain records; records with anything to object to are judged one by one instead."""
+        counts = np.array([count for _payload, _origin, count in self._plain], dtype=np.int64)
+        origins = [origin for _payload, origin, _count in self._plain]
+        measured, meter_id, value, is_register, interval, revision = (
+            np.array(column, dtype=np.int64) for column in self._lists
+        )
+        ends = np.cumsum(counts)
+        place = np.arange(len(measured), dtype=np.int64) - np.repeat(ends - counts, counts)
+        arrivals = np.array([to_epoch_microseconds(origin.arrived_at) for origin in origins], dtype=np.int64)
+        arrived = np.repeat(arrivals, counts)
+        is_sound = (meter_id != _NO_METER) & (value >= 0) & np.isin(interval, INTERVALS_MINUTES)
+        is_sound &= measured % (np.maximum(interval, 1) * _MINUTE_US) == 0
+        is_sound &= measured <= arrived + FUTURE_TOLERANCE // MICROSECOND
+        is_sound &= measured >= arrived - self._raw_retention // MICROSECOND
+        is_sound &= measured >= np.repeat(np.array(self._since, dtype=np.int64), counts)
+        columns = Columns(
+            measured,
+            arrived,
+            value,
+            np.repeat(np.array([origin.offset for origin in origins], dtype=np.int64), counts),
+            meter_id,
+            revision,
+            np.full(len(measured), origins[0].partition, dtype=np.int64),
+            place,
+            interval,
+            np.full(len(measured), origins[0].source_topic, dtype=np.int64),
+            is_register,
+        )
+        if not is_sound.all():
+            record_of = np.repeat(np.arange(len(counts)), counts)
+            doubted = np.unique(record_of[~is_sound])
+            self._unusual += [self._plain[number][:2] for number in doubted]
+            is_sound &= ~np.isin(record_of, doubted)
+        return columns, is_sound
