@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
+import structlog
 
 from services.core.columns import Columns
 from services.core.readings import ReadingVersion
@@ -11,11 +12,13 @@ from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, Regi
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
 from services.ingest.write_plan import WritePlan, merge_everything
-from services.platform.errors import Superseded
+from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
 from services.platform.partitions import TimePartition, create_partitions
 from services.platform.postgres import Connection, Pool, transaction
+
+log = structlog.get_logger()
 
 COLUMNS = ReadingVersion._fields
 _COLUMN_LIST = ", ".join(COLUMNS)
@@ -54,6 +57,16 @@ _ADVANCE = """
       AND mine.epoch = moved.epoch AND mine.next_offset = moved.from_offset
 """
 
+# A process that was frozen in the middle of a COPY is neither idle nor does it end: its session waits for it with the
+# partition's row locked.
+_END_ZOMBIES = """
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND wait_event = 'ClientRead'
+      AND now() - xact_start > $1 AND now() - state_change > $1
+      AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'ingest_progress'::regclass AND mode = 'RowExclusiveLock')
+"""
+
 _STAGING = """
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_reading
         (LIKE reading) ON COMMIT DELETE ROWS
@@ -82,18 +95,33 @@ _MERGE = f"""
 class IngestStore:
     """What ingest reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, zombie_after: timedelta = timedelta(seconds=10)) -> None:
+        """`zombie_after`: how long an owner that was superseded may keep a partition locked by an open transaction."""
         self._pool = pool
+        self._zombie_after = zombie_after
         self._known_days: set[date] = set()
 
     async def claim(self, partitions: Iterable[Partition], owner: str) -> dict[Partition, Position]:
-        """Become the owner of partitions: whoever owned them before can write no more."""
+        """Become the owner of partitions: whoever owned them before can write no more.
+
+        Raises Unavailable where a former owner still holds one in a transaction; its session is ended when it has
+        been silent in there for long, so trying again helps.
+        """
         claimed: dict[Partition, Position] = {}
-        async with transaction(self._pool) as connection:
-            for topic, partition in sorted(partitions):
-                row = await connection.fetchrow(_CLAIM, topic, partition, owner)
-                assert row is not None  # noqa: S101 - the statement always returns its row
-                claimed[topic, partition] = Position(*row)
+        try:
+            async with transaction(self._pool) as connection:
+                milliseconds = self._zombie_after // timedelta(milliseconds=1)
+                await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
+                for topic, partition in sorted(partitions):
+                    row = await connection.fetchrow(_CLAIM, topic, partition, owner)
+                    assert row is not None  # noqa: S101 - the statement always returns its row
+                    claimed[topic, partition] = Position(*row)
+        except Unavailable:
+            async with transaction(self._pool) as connection:
+                ended = await connection.fetchval(_END_ZOMBIES, self._zombie_after)
+            if ended:
+                log.warning("silent_sessions_ended", sessions=ended)
+            raise
         return claimed
 
     async def store(self, batch: Batch, plan: WritePlan) -> None:

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
+IDLE_IN_TRANSACTION_SECONDS = 60
 
 _AWAY = (
     OSError,  # nothing listens, the connection was reset
@@ -55,7 +56,12 @@ async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: fl
             max_size=max_size,
             timeout=10,
             command_timeout=statement_timeout_seconds,
-            server_settings={"timezone": "UTC", "jit": "off"},
+            server_settings={
+                "timezone": "UTC",
+                "jit": "off",
+                # A process that is frozen inside a transaction gives its locks back.
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+            },
         )
     except _AWAY as error:
         raise Unavailable(f"PostgreSQL does not answer: {error}") from error
@@ -107,13 +113,6 @@ class Patience:
             else:
                 self.health.ready()
                 return result
-
-
-async def persistently(
-    operation: Callable[[], Awaitable[ResultT]], *, health: Health, stopping: asyncio.Event
-) -> ResultT:
-    """Repeat `operation` while PostgreSQL is away; see Patience."""
-    return await Patience(health, stopping).postgres(operation)
 
 
 async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> None:

@@ -1,22 +1,27 @@
 """Ingest on the real broker and database: exactly once, whatever happens to whom."""
 
+import asyncio
+import contextlib
 import os
 import random
 import signal
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import numpy as np
 import pytest
 
 from services.core.columns import Columns
 from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
+from services.ingest.binary_copy import encode_versions
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import WritePlan, merge_everything
 from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
-from services.platform.errors import Superseded
+from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import acknowledged
 from services.platform.postgres import connect_pool
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
@@ -210,6 +215,42 @@ async def test_the_epoch_refuses_an_owner_of_the_past(database_url: str) -> None
         assert await pool.fetchval("SELECT count(*) FROM reading") == 1
     finally:
         await pool.close()
+
+
+async def test_a_frozen_owner_cannot_hold_its_partition_for_ever(database_url: str) -> None:
+    """A process frozen inside its transaction, in the middle of a COPY even, is ended by its successor."""
+    pool = await connect_pool(database_url, max_size=3)
+    try:
+        store = IngestStore(pool, zombie_after=timedelta(milliseconds=300))
+        await store.claim([("readings.logger", 0)], "old")
+        frozen = asyncio.Event()
+
+        async def one_piece_and_then_silence() -> AsyncIterator[bytes]:
+            yield encode_versions(Columns.of_versions([]))[:-2]
+            frozen.set()
+            await asyncio.Event().wait()
+
+        async def freeze() -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                await connection.execute("UPDATE ingest_progress SET updated_at = now()")
+                await connection.copy_to_table("reading", source=one_piece_and_then_silence(), format="binary")
+
+        zombie = asyncio.create_task(freeze())
+        await frozen.wait()
+
+        async def taken_over() -> bool:
+            try:
+                return bool(await store.claim([("readings.logger", 0)], "new"))
+            except Unavailable:
+                return False
+
+        await eventually_async(taken_over, 20, because="the successor owns the partition")
+        assert await pool.fetchval("SELECT owner FROM ingest_progress") == "new"
+        zombie.cancel()
+        with contextlib.suppress(asyncio.CancelledError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await zombie
+    finally:
+        pool.terminate()
 
 
 async def test_a_reading_wrongly_taken_for_new_is_merged_after_all(database_url: str) -> None:

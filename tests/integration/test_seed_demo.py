@@ -1,5 +1,6 @@
 """The seeding as a program of its own, and the receiver that is served with what it made."""
 
+import asyncio
 import os
 import socket
 import ssl
@@ -13,7 +14,6 @@ import asyncpg
 from cryptography import x509
 
 from services.local.ports import free_port
-from services.platform.migrations import upgrade_async
 from tests.support.compose import REPOSITORY, read_compose
 from tests.support.polling import eventually
 
@@ -42,8 +42,7 @@ def _names(certificate: Path) -> list[str]:
     return found.get_values_for_type(x509.DNSName)
 
 
-async def test_the_demo_is_seeded_once_and_its_jobs_follow_the_receiver(database_url: str, tmp_path: Path) -> None:
-    await upgrade_async(database_url)
+def test_the_demo_is_seeded_once_and_its_jobs_follow_the_receiver(database_url: str, tmp_path: Path) -> None:
     first = _seed(database_url, tmp_path, "https://localhost:8443/meterpost")
     assert (first.returncode, first.stderr) == (0, "")
     assert "created, with 20 meters" in first.stdout
@@ -55,16 +54,22 @@ async def test_the_demo_is_seeded_once_and_its_jobs_follow_the_receiver(database
     assert "there already" in again.stdout
     assert (tmp_path / "ca.pem").read_bytes() == authority
     assert _names(tmp_path / "server.pem") == ["localhost", HOST]
+    meters, newest = asyncio.run(_meters_and_newest_settings(database_url))
+    assert meters == 20
+    assert len(newest) == 4
+    assert all(f"https://{HOST}:8443/meterpost" in settings for settings in newest)
+
+
+async def _meters_and_newest_settings(database_url: str) -> tuple[int, list[str]]:
     connection = await asyncpg.connect(database_url)
     try:
-        assert await connection.fetchval("SELECT count(*) FROM meter") == 20
+        meters: int = await connection.fetchval("SELECT count(*) FROM meter")
         newest = await connection.fetch(
             "SELECT DISTINCT ON (job_id) transport_settings::text FROM export_job_version ORDER BY job_id, version DESC"
         )
     finally:
         await connection.close()
-    assert len(newest) == 4
-    assert all(f"https://{HOST}:8443/meterpost" in row[0] for row in newest)
+    return meters, [row[0] for row in newest]
 
 
 def test_what_is_wrong_is_a_sentence(tmp_path: Path) -> None:
@@ -76,8 +81,7 @@ def test_what_is_wrong_is_a_sentence(tmp_path: Path) -> None:
     assert "s3cret" not in done.stderr
 
 
-async def test_the_health_check_of_the_receivers_container(database_url: str, tmp_path: Path) -> None:
-    await upgrade_async(database_url)
+def test_the_health_check_of_the_receivers_container(database_url: str, tmp_path: Path) -> None:
     certificates = tmp_path / "certificates"
     assert _seed(database_url, certificates, f"https://{HOST}:8443/meterpost").returncode == 0
     port = free_port()
@@ -113,6 +117,4 @@ def _receiver(certificates: Path, received: Path, port: int) -> Iterator[None]:
 def _check_health(certificates: Path, port: int) -> subprocess.CompletedProcess[str]:
     test: list[str] = read_compose()["services"][HOST]["healthcheck"]["test"]
     arguments = [word.replace(IN_CONTAINER, str(certificates)).replace(":8443", f":{port}") for word in test[2:]]
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=RUN_S, check=False
-    )
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=RUN_S, check=False)
