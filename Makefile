@@ -15,7 +15,7 @@ DATA ?=
 PREFIX ?=
 ARGS ?=
 
-.PHONY: help setup run test test-unit lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -52,6 +52,9 @@ test-unit: setup ## Run the tests that need no server
 
 lint: setup ## Check format, style, types, import rules
 	@cd '$(ROOT)' && '$(BIN)/ruff' format --check . && '$(BIN)/ruff' check . && '$(BIN)/mypy' && '$(BIN)/lint-imports'
+
+bench-ingest: setup ## Measure ingest against direct COPY on the same database (ARGS='--meters 5000')
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.ingest $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

@@ -23,6 +23,35 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("meterpost")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a few lines what was tested and how long each kind took, summed over the processes."""
+    kinds = {
+        "unit": "decisions, without any server",
+        "contract": "schemas, topics, container files",
+        "integration": "one service on a real Kafka, PostgreSQL, TLS",
+        "e2e": "the whole product as processes",
+    }
+    rows = []
+    for kind, what in kinds.items():
+        reports = [
+            (outcome, report)
+            for outcome in ("passed", "failed", "error", "skipped")
+            for report in terminalreporter.stats.get(outcome, [])
+            if report.nodeid.startswith(f"tests/{kind}/")
+        ]
+        if reports:
+            counts = ", ".join(
+                f"{count} {outcome}"
+                for outcome in ("passed", "failed", "error", "skipped")
+                if (count := sum(found == outcome for found, _report in reports))
+            )
+            seconds = sum(report.duration for _outcome, report in reports)
+            rows.append(f"{kind:<12} {what:<46} {counts}, {seconds:.0f} s")
+    terminalreporter.section("what was tested")
+    for row in rows:
+        terminalreporter.write_line(row)
+
+
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[KafkaServer]:
     """Give a Kafka that all tests share: use topics of your own. A test that ends it starts it again."""
