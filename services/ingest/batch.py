@@ -69,10 +69,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class JudgedPartition:
-    """The verdicts on the first `taken` records of what was polled from one partition."""
+    """The verdicts on records of one partition."""
 
     polled: PartitionBatch
-    taken: int
     before: Position
     after: Position
     verdicts: JudgedColumns
@@ -83,20 +82,9 @@ class JudgedPartition:
         return (self.polled.topic, self.polled.partition)
 
     @property
-    def reading_count(self) -> int:
-        """How many readings were judged; a record that is refused as a whole counts as one."""
-        return len(self.verdicts.versions) + len(self.verdicts.refusals)
-
-    @property
     def is_doubted(self) -> bool:
         """Whether a fresher registry could change a verdict."""
         return any(refusal.reason in REGISTRY_REASONS for _origin, refusal in self.verdicts.refusals)
-
-    @property
-    def rest(self) -> PartitionBatch | None:
-        """The polled records that were not judged."""
-        left = self.polled.records[self.taken :]
-        return PartitionBatch(self.polled.topic, self.polled.partition, left) if left else None
 
 
 class BatchBuilder:
@@ -107,35 +95,23 @@ class BatchBuilder:
         self._raw_retention = raw_retention
         self._times = PlainTimes()
 
-    def judge(
-        self, polled: PartitionBatch, position: Position, registry: Registry, max_readings: int
-    ) -> JudgedPartition:
-        """Judge records of one partition until they hold about `max_readings`.
-
-        Raises OperatorNeeded where the log goes back behind `position`.
-        """
+    def judge(self, polled: PartitionBatch, position: Position, registry: Registry) -> JudgedPartition:
+        """Judge records of one partition. Raises OperatorNeeded where the log goes back behind `position`."""
         judge = ColumnJudge(registry, self._raw_retention, self._times)
         source_topic = self._source_topics[polled.topic]
         watermark, first_arrival = position.watermark, position.first_arrival
         _check_offset(polled, polled.records[0], position.next_offset)
-        taken = 0
         for record in polled.records:
             watermark = arrival_of(record, watermark)
             first_arrival = first_arrival or watermark
-            taken += 1
-            if record.is_tick:
-                continue
-            judge.add(record.value or b"", Origin(source_topic, polled.partition, record.offset, watermark))
-            if judge.reading_count >= max_readings:
-                break
-        after = Position(position.epoch, polled.records[taken - 1].offset + 1, watermark, first_arrival)
-        return JudgedPartition(polled, taken, position, after, judge.finish())
+            if not record.is_tick:
+                judge.add(record.value or b"", Origin(source_topic, polled.partition, record.offset, watermark))
+        after = Position(position.epoch, polled.records[-1].offset + 1, watermark, first_arrival)
+        return JudgedPartition(polled, position, after, judge.finish())
 
     def judge_again(self, judged: JudgedPartition, registry: Registry) -> JudgedPartition:
         """Judge the same records by a registry that has been refreshed since."""
-        same = PartitionBatch(judged.polled.topic, judged.polled.partition, judged.polled.records[: judged.taken])
-        again = self.judge(same, judged.before, registry, max_readings=2**62)
-        return JudgedPartition(judged.polled, judged.taken, judged.before, judged.after, again.verdicts)
+        return self.judge(judged.polled, judged.before, registry)
 
 
 def batch_of(partitions: list[JudgedPartition]) -> Batch:

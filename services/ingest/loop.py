@@ -14,6 +14,7 @@ import structlog
 from services.core.readings import SourceTopic
 from services.core.registry import Registry
 from services.core.times import EPOCH
+from services.ingest.backlog import Backlog
 from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of
 from services.ingest.doorbell import Doorbell
 from services.ingest.settings import IngestSettings
@@ -27,6 +28,7 @@ from services.platform.postgres import Patience
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
 
 POLL_MS = 200
+BYTES_PER_READING = 100
 REGISTRY_LOOK_SECONDS = 1.0
 HINT_SECONDS = 1.0
 log = structlog.get_logger()
@@ -59,7 +61,7 @@ class Ingest:
         self._registry_looked = 0.0
         self._generation = -1
         self._positions: dict[Partition, Position] = {}
-        self._waiting: list[PartitionBatch] = []
+        self._waiting = Backlog()
         self._marks = HighWaterMarks()
         self._writing: asyncio.Task[None] | None = None
         self._stored: dict[Partition, int] = {}
@@ -77,11 +79,9 @@ class Ingest:
                 await self._doorbell.ring()
                 await self._hint()
                 await self._ticker.tick({key: position.next_offset for key, position in self._positions.items()})
-                if not self._waiting:
-                    polled = await self._consumer.poll(timeout_ms=POLL_MS, max_records=self._settings.poll_records)
-                    self._waiting = [batch for batch in polled if (batch.topic, batch.partition) in self._positions]
+                await self._poll()
                 if self._generation != self._consumer.generation:
-                    self._waiting = []  # fetched under an assignment that is over
+                    self._waiting.clear()  # fetched under an assignment that is over
                 if self._waiting:
                     await self._store_waiting()
                 elif self._writing is not None and self._writing.done():
@@ -92,11 +92,20 @@ class Ingest:
             if self._writing is not None:
                 self._writing.cancel()
 
+    async def _poll(self) -> None:
+        """Fetch for the partitions of which nothing waits; those that are ahead wait until the others are there."""
+        hungry = self._waiting.without(self._positions)
+        if hungry or not self._positions:
+            timeout_ms = 0 if self._waiting else POLL_MS
+            polled = await self._consumer.poll(hungry, timeout_ms=timeout_ms)
+            self._waiting.add(batch for batch in polled if (batch.topic, batch.partition) in self._positions)
+
     async def _claim(self) -> None:
         """Own what the group assigned: from now on nobody else writes it, and we read where the database says."""
         await self._written()
         generation, assigned = self._consumer.generation, self._consumer.assigned
-        self._positions, self._waiting, self._stored = {}, [], {}
+        self._waiting.clear()
+        self._positions, self._stored = {}, {}
         if assigned:
             positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
@@ -157,19 +166,12 @@ class Ingest:
             await self._consumer.commit(stored)
 
     async def _judge_waiting(self) -> list[JudgedPartition]:
-        """Judge polled records; what does not fit into this batch keeps waiting."""
+        """Judge polled records, up to the size of a batch; the rest keeps waiting."""
         judged: list[JudgedPartition] = []
-        room = self._settings.batch_readings
-        while self._waiting and room > 0:
-            polled = self._waiting.pop(0)
+        for polled in self._waiting.cut(self._settings.batch_readings * BYTES_PER_READING):
             position = self._positions[polled.topic, polled.partition]
             await self._check_gap(polled, position)
-            partition = self._builder.judge(polled, position, self._registry, room)
-            judged.append(partition)
-            room -= partition.reading_count
-            if partition.rest is not None:
-                self._waiting.insert(0, partition.rest)
-                break
+            judged.append(self._builder.judge(polled, position, self._registry))
             await asyncio.sleep(0)  # the batch that is being written goes on
         # One look for the whole batch: a storm of unknown devices is not a storm of queries.
         if any(partition.is_doubted for partition in judged) and await self._refresh_registry():

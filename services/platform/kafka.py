@@ -116,10 +116,17 @@ class GroupConsumer:
         """Read on from `offset`."""
         self._consumer.seek(TopicPartition(*partition), offset)
 
-    async def poll(self, *, timeout_ms: int, max_records: int | None = None) -> list[PartitionBatch]:
-        """Return what has been fetched, waiting at most `timeout_ms` for something; empty while Kafka is away."""
+    async def poll(
+        self, partitions: Iterable[Partition] = (), *, timeout_ms: int, max_records: int | None = None
+    ) -> list[PartitionBatch]:
+        """Return what has been fetched, waiting at most `timeout_ms` for something; empty while Kafka is away.
+
+        Without `partitions`, of everything that is assigned.
+        """
+        # Of what is not assigned (any more) nothing can be had; asking for it is an error.
+        wanted = [TopicPartition(*key) for key in partitions if key in self.assigned]
         try:
-            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
+            fetched = await self._consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=max_records)
         except KafkaError as error:
             log.warning("poll_failed", error=repr(error))
             await asyncio.sleep(timeout_ms / 1000)
