@@ -86,8 +86,8 @@ class Columns:
         """Return the arrays in the order of the fields, which is that of ReadingVersion."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
-    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Columns":
-        """Return the chosen rows, by mask or by place."""
+    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> "Columns":
+        """Return the chosen rows, by mask, by place or by slice."""
         return Columns(*(array[chosen] for array in self.arrays()))
 
     @classmethod

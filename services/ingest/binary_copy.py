@@ -4,6 +4,8 @@ Source: PostgreSQL's documentation of COPY, "Binary Format": a header, then for 
 each field its length and its value, everything big-endian; a trailer.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from services.core.readings import ReadingVersion
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
+_PIECE_ROWS = 4_000
 _WIDTHS = {
     "measured_at": 8,
     "arrived_at": 8,
@@ -39,14 +42,26 @@ _ROW = np.dtype(
 )
 
 
+def encode_pieces(columns: Columns) -> Iterator[bytes]:
+    """Yield a whole binary COPY of the rows, for the columns of ReadingVersion, in pieces of some hundred kilobytes."""
+    yield _HEADER
+    for start in range(0, len(columns), _PIECE_ROWS):
+        yield _encode(columns.take(slice(start, start + _PIECE_ROWS)))
+    yield _TRAILER
+
+
 def encode_versions(columns: Columns) -> bytes:
     """Return a whole binary COPY of the rows, for the columns of ReadingVersion."""
+    return b"".join(encode_pieces(columns))
+
+
+def _encode(columns: Columns) -> bytes:
     rows: npt.NDArray[np.void] = np.zeros(len(columns), dtype=_ROW)
     rows["fields"] = len(_WIDTHS)
     for (name, width), array in zip(_WIDTHS.items(), columns.arrays(), strict=True):
         rows[f"{name} length"] = width
         rows[name] = array - _POSTGRES_EPOCH_US if name.endswith("_at") else array
-    return b"".join((_HEADER, rows.tobytes(), _TRAILER))
+    return rows.tobytes()
 
 
 COLUMN_NAMES = list(ReadingVersion._fields)

@@ -20,7 +20,7 @@ from services.ingest.doorbell import Doorbell
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
-from services.ingest.write_plan import HighWaterMarks, WritePlan
+from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
@@ -132,12 +132,12 @@ class Ingest:
         """Judge what waits, up to the size of a batch, while the batch before it is being written; then write it."""
         judged = await self._judge_waiting()
         batch = batch_of(judged)
-        plan = self._marks.plan(batch.versions)
+        encoded = await encode_plan(self._marks.plan(batch.versions))
         await self._written()
         for partition in judged:
             self._positions[partition.key] = partition.after
         self._ticker.saw_records(partition.key for partition in judged)
-        self._writing = asyncio.create_task(self._write(batch, plan))
+        self._writing = asyncio.create_task(self._write(batch, encoded))
 
     async def _written(self) -> None:
         """Wait until the batch that is being written is stored. Raises what its writing raised."""
@@ -145,7 +145,7 @@ class Ingest:
             writing, self._writing = self._writing, None
             await writing
 
-    async def _write(self, batch: Batch, plan: WritePlan) -> None:
+    async def _write(self, batch: Batch, plan: EncodedPlan) -> None:
         started = time.monotonic()
         await self._patience.postgres(lambda: self._store.store(batch, plan))
         INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
@@ -171,12 +171,11 @@ class Ingest:
         for polled in self._waiting.cut(self._settings.batch_readings * BYTES_PER_READING):
             position = self._positions[polled.topic, polled.partition]
             await self._check_gap(polled, position)
-            judged.append(self._builder.judge(polled, position, self._registry))
-            await asyncio.sleep(0)  # the batch that is being written goes on
+            judged.append(await self._builder.judge(polled, position, self._registry))
         # One look for the whole batch: a storm of unknown devices is not a storm of queries.
         if any(partition.is_doubted for partition in judged) and await self._refresh_registry():
             judged = [
-                self._builder.judge_again(partition, self._registry) if partition.is_doubted else partition
+                await self._builder.judge_again(partition, self._registry) if partition.is_doubted else partition
                 for partition in judged
             ]
         return judged

@@ -13,7 +13,7 @@ class IngestSettings(ServiceSettings):
     raw_retention_days: int = Field(
         92, ge=1, le=36_500, description="A reading measured longer than this before its arrival is refused as too old."
     )
-    batch_readings: int = Field(50_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
+    batch_readings: int = Field(40_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
     ticks: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Append ticks to idle partitions; auto: where the broker sets the time (LogAppendTime). "

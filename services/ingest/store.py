@@ -6,12 +6,11 @@ from datetime import UTC, date, datetime, timedelta
 import asyncpg
 import structlog
 
-from services.core.columns import Columns
 from services.core.readings import ReadingVersion
 from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
 from services.ingest.batch import Batch, Position, RejectedRow
-from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
-from services.ingest.write_plan import WritePlan, merge_everything
+from services.ingest.binary_copy import COLUMN_NAMES
+from services.ingest.write_plan import EncodedPlan, encode_plan, merge_everything
 from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
@@ -30,7 +29,6 @@ _ASSIGNMENTS = ", ".join(
 _EXCLUDED_ORDER = ", ".join(f"excluded.{column}" for column in _ORDER.split(", "))
 _STORED_ORDER = ", ".join(f"stored.{column}" for column in _ORDER.split(", "))
 _DAYS_AT_ONCE = 100
-_PIECE_BYTES = 256 * 1024
 
 # Safe, because a batch and the progress of its partitions are one transaction: a crash of PostgreSQL that loses the
 # last commits loses both, and we read those records again from where the database then says. Whoever builds on a commit
@@ -124,7 +122,7 @@ class IngestStore:
             raise
         return claimed
 
-    async def store(self, batch: Batch, plan: WritePlan) -> None:
+    async def store(self, batch: Batch, plan: EncodedPlan) -> None:
         """Store a batch and move its partitions on, in one transaction.
 
         Raises Superseded, with nothing written, where another process owns one of the partitions.
@@ -135,15 +133,15 @@ class IngestStore:
         except asyncpg.UniqueViolationError:
             # Somebody else stored a reading that we took for new. The merge is right in any case.
             INGEST_MERGED_BATCHES.inc()
-            await self._store(batch, merge_everything(batch.versions))
+            await self._store(batch, await encode_plan(merge_everything(batch.versions)))
 
-    async def _store(self, batch: Batch, plan: WritePlan) -> None:
+    async def _store(self, batch: Batch, plan: EncodedPlan) -> None:
         async with transaction(self._pool) as connection:
             await connection.execute(_NO_WAIT_FOR_THE_DISK)
             await self._advance(connection, batch)
-            for day, rows in plan.new_by_day:
-                await _copy(connection, _partition_name("reading", day), rows)
-            if len(plan.to_merge):
+            for day, pieces in plan.new_by_day:
+                await _copy(connection, _partition_name("reading", day), pieces)
+            if plan.to_merge:
                 await connection.execute(_STAGING)
                 await _copy(connection, "staged_reading", plan.to_merge)
                 await connection.execute(_MERGE)
@@ -230,11 +228,10 @@ def _day_partition(table: str, day: date) -> TimePartition:
     return TimePartition(table, _partition_name(table, day), start, start + timedelta(days=1))
 
 
-async def _copy(connection: Connection, table: str, rows: Columns) -> None:
-    """COPY rows in binary. The encoding is cut into pieces, so that other work of the process goes on in between."""
-    await connection.copy_to_table(table, source=_pieces(encode_versions(rows)), columns=COLUMN_NAMES, format="binary")
+async def _copy(connection: Connection, table: str, pieces: list[bytes]) -> None:
+    await connection.copy_to_table(table, source=_each(pieces), columns=COLUMN_NAMES, format="binary")
 
 
-async def _pieces(encoded: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(encoded), _PIECE_BYTES):
-        yield encoded[start : start + _PIECE_BYTES]
+async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece

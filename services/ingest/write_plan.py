@@ -4,6 +4,7 @@ A reading later than everything its meter has sent before, and alone in its batc
 is decided by live in memory; whatever they do not know goes through the merge, which is slower and always right.
 """
 
+import asyncio
 from datetime import date
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from services.core.columns import Columns
 from services.core.times import from_epoch_microseconds
+from services.ingest.binary_copy import encode_pieces
 
 _SLOTS = 1 << 20
 _UNKNOWN = -(2**63)
@@ -29,6 +31,29 @@ class WritePlan(NamedTuple):
         """The days that need a partition."""
         merged = {_day(number) for number in np.unique(self.to_merge.measured_us // _DAY_US)}
         return {day for day, _rows in self.new_by_day} | merged
+
+
+class EncodedPlan(NamedTuple):
+    """A plan as the bytes of binary COPYs, ready to be sent."""
+
+    days: set[date]
+    new_by_day: list[tuple[date, list[bytes]]]
+    to_merge: list[bytes]
+    """Empty where there is nothing to merge."""
+
+
+async def encode_plan(plan: WritePlan) -> EncodedPlan:
+    """Encode a plan. Waits for nothing, but lets others run: meanwhile the batch before is being written."""
+    new_by_day = [(day, await _encode(rows)) for day, rows in plan.new_by_day]
+    return EncodedPlan(plan.days, new_by_day, await _encode(plan.to_merge) if len(plan.to_merge) else [])
+
+
+async def _encode(rows: Columns) -> list[bytes]:
+    pieces = []
+    for piece in encode_pieces(rows):
+        pieces.append(piece)
+        await asyncio.sleep(0)
+    return pieces
 
 
 class HighWaterMarks:

@@ -110,7 +110,7 @@ async def test_live_after_a_stop_of_six_hours_and_from_zero_the_same_bytes_arriv
     await finish(stopped, FLOW.ends_at)
 
     from_zero = await consumers.add("from-zero")
-    first = from_zero.start_ingest(METERPOST_BATCH_READINGS="73", METERPOST_POLL_RECORDS="7")
+    first = from_zero.start_ingest(METERPOST_BATCH_READINGS="73")
     await eventually_async(
         lambda: from_zero.platform.value("SELECT count(*) > 0 FROM reading"), 30, because="the first one is at work"
     )

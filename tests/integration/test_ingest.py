@@ -18,7 +18,7 @@ from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
 from services.ingest.binary_copy import encode_versions
 from services.ingest.store import IngestStore
-from services.ingest.write_plan import WritePlan, merge_everything
+from services.ingest.write_plan import EncodedPlan, WritePlan, encode_plan, merge_everything
 from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
 from services.platform.errors import Superseded, Unavailable
@@ -178,7 +178,7 @@ async def test_killed_again_and_again_nothing_is_lost_and_nothing_double(platfor
 async def test_a_zombie_cannot_write(platform: Platform) -> None:
     """A consumer stopped past its session is superseded; continued, it is refused and joins again."""
     await prepare(platform, partitions=1)
-    zombie = platform.start("services.ingest", environment={"METERPOST_POLL_RECORDS": "1"})
+    zombie = platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "1"})
     await publish(platform, READINGS_LOGGER, many_records(20))
     await platform.ingested()
     assert zombie.pid is not None
@@ -208,10 +208,10 @@ async def test_the_epoch_refuses_an_owner_of_the_past(database_url: str) -> None
         old = (await store.claim([("readings.logger", 0)], "old"))["readings.logger", 0]
         new = (await store.claim([("readings.logger", 0)], "new"))["readings.logger", 0]
         with pytest.raises(Superseded):
-            await store.store(*one_reading_from(old))
-        await store.store(*one_reading_from(new))
+            await store.store(*await one_reading_from(old))
+        await store.store(*await one_reading_from(new))
         with pytest.raises(Superseded):
-            await store.store(*one_reading_from(new))
+            await store.store(*await one_reading_from(new))
         assert await pool.fetchval("SELECT count(*) FROM reading") == 1
     finally:
         await pool.close()
@@ -259,11 +259,12 @@ async def test_a_reading_wrongly_taken_for_new_is_merged_after_all(database_url:
     try:
         store = IngestStore(pool)
         position = (await store.claim([("readings.logger", 0)], "me"))["readings.logger", 0]
-        batch, plan = one_reading_from(position)
+        batch, plan = await one_reading_from(position)
         await store.store(batch, plan)
         [move] = batch.advances
-        again, _plan = one_reading_from(move.position)
-        await store.store(again, WritePlan([(T0.date(), again.versions)], again.versions.take(np.array([], dtype=int))))
+        again, _plan = await one_reading_from(move.position)
+        wrong = WritePlan([(T0.date(), again.versions)], again.versions.take(np.array([], dtype=int)))
+        await store.store(again, await encode_plan(wrong))
         assert await pool.fetchval("SELECT array_agg(source_offset) FROM reading") == [1]
         assert await pool.fetchval("SELECT array_agg(source_offset) FROM reading_superseded") == [0]
         assert await pool.fetchval("SELECT stored_count FROM ingest_progress") == 2
@@ -271,12 +272,12 @@ async def test_a_reading_wrongly_taken_for_new_is_merged_after_all(database_url:
         await pool.close()
 
 
-def one_reading_from(position: Position) -> tuple[Batch, WritePlan]:
+async def one_reading_from(position: Position) -> tuple[Batch, EncodedPlan]:
     version = ReadingVersion(T0, T0 + MINUTE, 1, position.next_offset, 1, 0, 0, 0, 1, 1, False)
     after = Position(position.epoch, position.next_offset + 1, T0 + MINUTE, T0 + MINUTE)
     advance = Advance("readings.logger", 0, position.epoch, position.next_offset, after, 1, 0)
     versions = Columns.of_versions([version])
-    return Batch(versions, [], [advance]), merge_everything(versions)
+    return Batch(versions, [], [advance]), await encode_plan(merge_everything(versions))
 
 
 async def test_postgres_killed_and_restarted(platform: Platform, postgres_server: PostgresServer) -> None:
