@@ -15,6 +15,18 @@ class IngestSettings(ServiceSettings):
     )
     batch_readings: int = Field(20_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
     poll_records: int = Field(2_000, ge=1, le=100_000, description="Records taken from the fetched ones at a time.")
+    session_seconds: int = Field(
+        10,
+        ge=1,
+        le=300,
+        description="A process of ingest that is silent for so long loses its partitions to the others.",
+    )
+    database_timeout_seconds: int = Field(
+        30,
+        ge=1,
+        le=600,
+        description="How long PostgreSQL may take to answer one command before it is tried again, on a new connection.",
+    )
     ticks: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Append ticks to idle partitions; auto: where the broker sets the time (LogAppendTime). "

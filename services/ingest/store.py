@@ -12,6 +12,7 @@ from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, Regi
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
 from services.ingest.write_plan import WritePlan, merge_everything
+from services.platform.crash_points import crash_point
 from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
@@ -141,6 +142,7 @@ class IngestStore:
         async with transaction(self._pool) as connection:
             await connection.execute(_NO_WAIT_FOR_THE_DISK)
             await self._advance(connection, batch)
+            crash_point("ingest.before_copy")
             for day, rows in plan.new_by_day:
                 await _copy(connection, _partition_name("reading", day), rows)
             if len(plan.to_merge):
@@ -151,6 +153,7 @@ class IngestStore:
                 await connection.copy_records_to_table(
                     "rejected_reading", records=batch.rejected, columns=RejectedRow._fields
                 )
+            crash_point("ingest.before_commit")
 
     async def _advance(self, connection: Connection, batch: Batch) -> None:
         moves = sorted(batch.advances)

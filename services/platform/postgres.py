@@ -38,6 +38,10 @@ _AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
     asyncpg.OutOfMemoryError,
+    asyncpg.PostgresIOError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,  # a server that has been replaced or not yet been promoted
+    asyncpg.IdleInTransactionSessionTimeoutError,  # we were frozen for long
     asyncpg.DeadlockDetectedError,  # two writers met; the loser repeats its whole transaction
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
