@@ -159,7 +159,7 @@ async def test_killed_again_and_again_nothing_is_lost_and_nothing_double(platfor
     """Two members of the group, one killed with SIGKILL at a time, so that rebalances and crashes mix."""
     await prepare(platform, partitions=3)
     records = many_records(1500)
-    services = [platform.start("services.ingest", environment={"METERPOST_INGEST_BATCH_READINGS": "100"})]
+    services = [platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "100"})]
     await publish(platform, READINGS_LOGGER, records)
     for _round in range(4):
         before = await platform.value("SELECT coalesce(sum(stored_count), 0) FROM ingest_progress")
@@ -281,7 +281,7 @@ def one_reading_from(position: Position) -> tuple[Batch, WritePlan]:
 
 async def test_postgres_killed_and_restarted(platform: Platform, postgres_server: PostgresServer) -> None:
     await prepare(platform)
-    service = platform.start("services.ingest", environment={"METERPOST_INGEST_BATCH_READINGS": "100"})
+    service = platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "100"})
     records = many_records(600)
     await publish(platform, READINGS_LOGGER, records[:600])
     await eventually_async(lambda: platform.value("SELECT count(*) FROM reading"), 30, because="readings are stored")
@@ -295,7 +295,7 @@ async def test_postgres_killed_and_restarted(platform: Platform, postgres_server
 
 async def test_kafka_killed_and_restarted(platform: Platform, kafka_server: KafkaServer) -> None:
     await prepare(platform)
-    service = platform.start("services.ingest", environment={"METERPOST_INGEST_BATCH_READINGS": "100"})
+    service = platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "100"})
     records = many_records(600)
     await publish(platform, READINGS_LOGGER, records[:600])
     await eventually_async(lambda: platform.value("SELECT count(*) FROM reading"), 30, because="readings are stored")
