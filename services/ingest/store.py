@@ -58,6 +58,13 @@ _ADVANCE = """
       AND mine.epoch = moved.epoch AND mine.next_offset = moved.from_offset
 """
 
+_COUNT_STANDING = """
+    SELECT count(*) FROM ingest_progress
+    WHERE (topic, partition, epoch, next_offset) IN (
+        SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+    )
+"""
+
 # A process that was frozen in the middle of a COPY is neither idle nor does it end: its session waits for it with the
 # partition's row locked.
 _END_ZOMBIES = """
@@ -128,6 +135,7 @@ class IngestStore:
     async def store(self, batch: Batch, plan: WritePlan) -> None:
         """Store a batch and move its partitions on, in one transaction.
 
+        A batch that is stored already, by a commit whose answer was lost, is not stored again.
         Raises Superseded, with nothing written, where another process owns one of the partitions.
         """
         await self._ensure_days(plan.days)
@@ -137,6 +145,19 @@ class IngestStore:
             # Somebody else stored a reading that we took for new. The merge is right in any case.
             INGEST_MERGED_BATCHES.inc()
             await self._store(batch, merge_everything(batch.versions))
+        except Superseded:
+            if not await self._is_stored(batch):
+                raise
+            log.info("batch_stored_already")
+
+    async def _is_stored(self, batch: Batch) -> bool:
+        """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
+        moves = [(move.topic, move.partition, move.epoch, move.position.next_offset) for move in batch.advances]
+        async with transaction(self._pool) as connection:
+            found: int = await connection.fetchval(
+                _COUNT_STANDING, *(list(column) for column in zip(*moves, strict=True))
+            )
+        return found == len(moves)
 
     async def _store(self, batch: Batch, plan: WritePlan) -> None:
         async with transaction(self._pool) as connection:
