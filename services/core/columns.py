@@ -140,6 +140,18 @@ class PlainTimes:
         return parsed
 
 
+def _is_plainly_written(payload: bytes, reading_count: int) -> bool:
+    """Tell whether each reading has one time: of a repeated field only the last is seen here, not that one was bad.
+
+    Other fields need no such care, because they are decoded at least as strictly as by `judge_upload`.
+    """
+    return (
+        reading_count <= MAX_RECORD_READINGS
+        and payload.count(b'"measurement_time"') == reading_count
+        and b"\\" not in payload
+    )
+
+
 class ColumnJudge:
     """Judges the records of one partition; `finish` returns the verdicts and begins anew."""
 
@@ -162,7 +174,7 @@ class ColumnJudge:
                 pass
             else:
                 device = self._registry.quick(upload.device_id)
-                if device is not None and len(upload.readings) <= MAX_RECORD_READINGS:
+                if device is not None and _is_plainly_written(payload, len(upload.readings)):
                     self._flatten(upload.readings, device)
                     self._plain.append((payload, origin, len(upload.readings)))
                     self._since.append(device.since_us)

@@ -24,7 +24,7 @@ from services.core.readings import (
     RefusalReason,
 )
 from services.core.registry import Registry
-from services.core.times import EPOCH, iso_seconds
+from services.core.times import EPOCH
 
 _UPLOAD = msgspec.json.Decoder(ReadingUpload)
 _RAW_UPLOAD = msgspec.json.Decoder(RawUpload)
@@ -148,11 +148,9 @@ def _judge(
         detail = f"{measured_at.isoformat()} is no multiple of {reading.interval_minutes} minutes"
         raise _Unfit(RefusalReason.UNALIGNED_TIME, detail)
     if measured_at > latest:
-        detail = f"starts at {iso_seconds(measured_at)}, but arrived at {origin.arrived_at.isoformat()}"
-        raise _Unfit(RefusalReason.IN_FUTURE, detail)
+        raise _Unfit(RefusalReason.IN_FUTURE, _times_apart(measured_at, origin))
     if measured_at < earliest:
-        detail = f"starts at {iso_seconds(measured_at)}, but arrived at {origin.arrived_at.isoformat()}"
-        raise _Unfit(RefusalReason.TOO_OLD, detail)
+        raise _Unfit(RefusalReason.TOO_OLD, _times_apart(measured_at, origin))
     return ReadingVersion(
         measured_at,
         origin.arrived_at,
@@ -166,6 +164,11 @@ def _judge(
         origin.source_topic,
         reading.register is not UNSET,
     )
+
+
+def _times_apart(measured_at: datetime, origin: Origin) -> str:
+    # As it was sent: at the ends of the calendar a time of another zone has no equal in UTC.
+    return f"starts at {measured_at.isoformat()}, but arrived at {origin.arrived_at.isoformat()}"
 
 
 def _check_value(value: int, revision: int) -> None:

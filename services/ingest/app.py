@@ -25,7 +25,9 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     url = settings.database_url.get_secret_value()
     topics = (settings.topic(READINGS_BRIDGE), settings.topic(READINGS_LOGGER))
     try:
-        pool = await patience.postgres(lambda: connect_pool(url, max_size=2))
+        pool = await patience.postgres(
+            lambda: connect_pool(url, max_size=2, statement_timeout_seconds=settings.database_timeout_seconds)
+        )
     except Unavailable:
         return
     producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
@@ -38,6 +40,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
                 group=settings.group("ingest"),
                 topics=topics,
                 client=settings.instance,
+                session_timeout_ms=settings.session_seconds * 1000,
             )
             await patience.kafka(consumer.start)
             edges = Edges(

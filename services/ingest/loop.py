@@ -21,6 +21,7 @@ from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
+from services.platform.crash_points import crash_point
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
@@ -148,6 +149,7 @@ class Ingest:
     async def _write(self, batch: Batch, plan: EncodedPlan) -> None:
         started = time.monotonic()
         await self._patience.postgres(lambda: self._store.store(batch, plan))
+        crash_point("ingest.after_commit")
         INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
         INGEST_READINGS.inc(len(batch.versions))
         for row in batch.rejected:
@@ -164,6 +166,7 @@ class Ingest:
             self._hinted = time.monotonic()
             stored, self._stored = self._stored, {}
             await self._consumer.commit(stored)
+            crash_point("ingest.after_hint")
 
     async def _judge_waiting(self) -> list[JudgedPartition]:
         """Judge polled records, up to the size of a batch; the rest keeps waiting."""

@@ -14,6 +14,18 @@ class IngestSettings(ServiceSettings):
         92, ge=1, le=36_500, description="A reading measured longer than this before its arrival is refused as too old."
     )
     batch_readings: int = Field(40_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
+    session_seconds: int = Field(
+        10,
+        ge=1,
+        le=300,
+        description="A process of ingest that is silent for so long loses its partitions to the others.",
+    )
+    database_timeout_seconds: int = Field(
+        30,
+        ge=1,
+        le=600,
+        description="How long PostgreSQL may take to answer one command before it is tried again, on a new connection.",
+    )
     ticks: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Append ticks to idle partitions; auto: where the broker sets the time (LogAppendTime). "

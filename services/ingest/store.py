@@ -11,6 +11,7 @@ from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, Regi
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES
 from services.ingest.write_plan import EncodedPlan, encode_plan, merge_everything
+from services.platform.crash_points import crash_point
 from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
@@ -53,6 +54,13 @@ _ADVANCE = """
          AS moved (topic, partition, epoch, from_offset, next_offset, watermark, first_arrival, stored, refused)
     WHERE mine.topic = moved.topic AND mine.partition = moved.partition
       AND mine.epoch = moved.epoch AND mine.next_offset = moved.from_offset
+"""
+
+_COUNT_STANDING = """
+    SELECT count(*) FROM ingest_progress
+    WHERE (topic, partition, epoch, next_offset) IN (
+        SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
+    )
 """
 
 # A process that was frozen in the middle of a COPY is neither idle nor does it end: its session waits for it with the
@@ -125,6 +133,7 @@ class IngestStore:
     async def store(self, batch: Batch, plan: EncodedPlan) -> None:
         """Store a batch and move its partitions on, in one transaction.
 
+        A batch that is stored already, by a commit whose answer was lost, is not stored again.
         Raises Superseded, with nothing written, where another process owns one of the partitions.
         """
         await self._ensure_days(plan.days)
@@ -134,11 +143,25 @@ class IngestStore:
             # Somebody else stored a reading that we took for new. The merge is right in any case.
             INGEST_MERGED_BATCHES.inc()
             await self._store(batch, await encode_plan(merge_everything(batch.versions)))
+        except Superseded:
+            if not await self._is_stored(batch):
+                raise
+            log.info("batch_stored_already")
+
+    async def _is_stored(self, batch: Batch) -> bool:
+        """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
+        moves = [(move.topic, move.partition, move.epoch, move.position.next_offset) for move in batch.advances]
+        async with transaction(self._pool) as connection:
+            found: int = await connection.fetchval(
+                _COUNT_STANDING, *(list(column) for column in zip(*moves, strict=True))
+            )
+        return found == len(moves)
 
     async def _store(self, batch: Batch, plan: EncodedPlan) -> None:
         async with transaction(self._pool) as connection:
             await connection.execute(_NO_WAIT_FOR_THE_DISK)
             await self._advance(connection, batch)
+            crash_point("ingest.before_copy")
             for day, pieces in plan.new_by_day:
                 await _copy(connection, _partition_name("reading", day), pieces)
             if plan.to_merge:
@@ -149,6 +172,7 @@ class IngestStore:
                 await connection.copy_records_to_table(
                     "rejected_reading", records=batch.rejected, columns=RejectedRow._fields
                 )
+            crash_point("ingest.before_commit")
 
     async def _advance(self, connection: Connection, batch: Batch) -> None:
         moves = sorted(batch.advances)

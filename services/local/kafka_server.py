@@ -49,6 +49,8 @@ share.coordinator.state.topic.min.isr=1
 
 # One node has nobody to wait for.
 group.initial.rebalance.delay.ms=0
+# Members may ask for sessions shorter than the default of 6 s: whoever dies is then missed sooner.
+group.min.session.timeout.ms=1000
 # Topics may accept larger records than the default by their own setting; this must let them through.
 replica.fetch.max.bytes=8388608
 # After a SIGKILL the broker is let in again only when the session of its predecessor is over: 9 s by default.

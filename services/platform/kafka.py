@@ -68,7 +68,16 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # the base c
 class GroupConsumer:
     """A member of a consumer group that decides itself where it reads and what it commits."""
 
-    def __init__(self, bootstrap_servers: str, *, group: str, topics: Iterable[str], client: str) -> None:
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        group: str,
+        topics: Iterable[str],
+        client: str,
+        session_timeout_ms: int = SESSION_TIMEOUT_MS,
+    ) -> None:
+        """`session_timeout_ms`: a member that is silent for so long loses its partitions to the others."""
         self._topics = tuple(topics)
         self._assignment = _Assignment()
         self._consumer = AIOKafkaConsumer(
@@ -77,8 +86,8 @@ class GroupConsumer:
             client_id=client,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+            session_timeout_ms=session_timeout_ms,
+            heartbeat_interval_ms=session_timeout_ms // 4,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             max_partition_fetch_bytes=MAX_FETCH_BYTES,
             metadata_max_age_ms=5_000,

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 60
+ROLLBACK_SECONDS = 5
 
 _AWAY = (
     OSError,  # nothing listens, the connection was reset
@@ -38,6 +39,10 @@ _AWAY = (
     asyncpg.TooManyConnectionsError,
     asyncpg.DiskFullError,
     asyncpg.OutOfMemoryError,
+    asyncpg.PostgresIOError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,  # a server that has been replaced or not yet been promoted
+    asyncpg.IdleInTransactionSessionTimeoutError,  # we were frozen for long
     asyncpg.DeadlockDetectedError,  # two writers met; the loser repeats its whole transaction
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
@@ -59,6 +64,10 @@ async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: fl
             server_settings={
                 "timezone": "UTC",
                 "jit": "off",
+                # A client that vanished without a word gives its locks back, in the middle of a COPY, too.
+                "tcp_keepalives_idle": "10",
+                "tcp_keepalives_interval": "5",
+                "tcp_keepalives_count": "3",
                 # A process that is frozen inside a transaction gives its locks back.
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
             },
@@ -71,10 +80,27 @@ async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: fl
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """Lend a connection inside a transaction; raises Unavailable where waiting and repeating it all may help."""
     try:
-        async with pool.acquire(timeout=10) as connection, connection.transaction():
-            yield connection
+        async with pool.acquire(timeout=10) as connection:
+            begun = connection.transaction()
+            await begun.start()
+            try:
+                yield connection
+            except BaseException:
+                await _roll_back(connection, begun)
+                raise
+            await begun.commit()
     except _AWAY as error:
         raise Unavailable(f"PostgreSQL: {error!r}") from error
+
+
+async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transaction) -> None:
+    """Roll back, or drop the connection where the server does not answer even that."""
+    try:
+        async with asyncio.timeout(ROLLBACK_SECONDS):
+            await begun.rollback()
+    except _AWAY:
+        with suppress(asyncpg.InterfaceError):  # a connection that broke has been given back already
+            connection.terminate()
 
 
 @dataclass(frozen=True, slots=True)

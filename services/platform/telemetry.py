@@ -41,6 +41,8 @@ def configure_logging(service: str, instance: str, level: str, form: Literal["js
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # Its pool tells with a stack trace that it could not open a connection ahead of need; whoever needs one tells, too.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
 
 
 class Health:
