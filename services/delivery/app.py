@@ -48,6 +48,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     transport = TRANSPORTS[name](deadlines, clock)
     dispatcher = build(name, transport, pool, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
+    health.started()
     try:
         await dispatcher.run(finish_seconds=max(1.0, settings.shutdown_deadline_seconds - CLOSING_SECONDS))
     finally:

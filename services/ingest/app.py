@@ -16,6 +16,7 @@ from services.platform.postgres import Patience, connect_pool
 from services.platform.telemetry import Health
 from services.platform.topics import INGEST_PROGRESS, READINGS_BRIDGE, READINGS_LOGGER
 
+WATCH_SECONDS = 5
 log = structlog.get_logger()
 
 
@@ -49,12 +50,15 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
                 Ticker(producer, consumer, ticked),
                 Doorbell(producer, settings.topic(INGEST_PROGRESS)),
             )
+            watching = asyncio.create_task(_watch(consumer, health))
             try:
                 await Ingest(settings, edges, patience).run()
             except Superseded as error:
                 INGEST_SUPERSEDED.inc()
                 log.warning("superseded", error=str(error), action="leave the group and join again")
             finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
                 await consumer.stop()
     except Unavailable:
         # Only a stop ends our patience: there is nothing left to do for this process.
@@ -62,6 +66,16 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     finally:
         await producer.stop()
         pool.terminate()
+
+
+async def _watch(consumer: GroupConsumer, health: Health) -> None:
+    """Tell the readiness probe whether Kafka answers: a consumer whose broker is away just receives nothing."""
+    while True:
+        if await consumer.answers():
+            health.answered("Kafka")
+        else:
+            health.waits_for("Kafka")
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 async def _ticked_topics(settings: IngestSettings, topics: tuple[str, ...], patience: Patience) -> frozenset[str]:

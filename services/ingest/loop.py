@@ -22,7 +22,7 @@ from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded
+from services.platform.errors import OperatorNeeded, Superseded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
 from services.platform.postgres import Patience
@@ -92,6 +92,7 @@ class Ingest:
         finally:
             if self._writing is not None:
                 self._writing.cancel()
+                await asyncio.gather(self._writing, return_exceptions=True)
 
     async def _poll(self) -> None:
         """Fetch for the partitions of which nothing waits; those that are ahead wait until the others are there."""
@@ -103,7 +104,11 @@ class Ingest:
 
     async def _claim(self) -> None:
         """Own what the group assigned: from now on nobody else writes it, and we read where the database says."""
-        await self._written()
+        try:
+            await self._written()
+        except Superseded:
+            # Of an assignment that is over: whoever came after us was faster, as it should be.
+            log.info("last_batch_was_the_successors")
         generation, assigned = self._consumer.generation, self._consumer.assigned
         self._waiting.clear()
         self._positions, self._stored = {}, {}
@@ -118,6 +123,7 @@ class Ingest:
                 self._consumer.seek(partition, max(position.next_offset, first[partition]))
             self._positions = positions
         self._generation = generation
+        self._patience.health.started()
         log.info("claimed", partitions=len(assigned), generation=generation)
 
     async def _refresh_registry(self) -> bool:
@@ -135,6 +141,8 @@ class Ingest:
         batch = batch_of(judged)
         encoded = await encode_plan(self._marks.plan(batch.versions))
         await self._written()
+        if self._generation != self._consumer.generation:
+            return  # judged under an assignment that is over
         for partition in judged:
             self._positions[partition.key] = partition.after
         self._ticker.saw_records(partition.key for partition in judged)

@@ -159,7 +159,7 @@ async def main(settings: FleetSettings, health: Health, stopping: asyncio.Event)
             publisher = ReadingPublisher(producer, partitions=partitions, topic_prefix=settings.topic_prefix)
             fleet = Fleet(publisher, devices, settings.fleet_state_file, SystemClock())
             try:
-                health.ready()
+                health.started()
                 await fleet.run(timedelta(hours=hours), health, stopping)
             except Unavailable as error:
                 log.warning("kafka_away", error=str(error))

@@ -15,10 +15,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from services.core.times import from_epoch_milliseconds, to_epoch_milliseconds
-from services.platform.errors import Unavailable
+from services.platform.errors import MeterpostError, Unavailable
 from services.platform.topics import TopicSpec
 
 TICK_HEADER = ("kind", b"tick")
@@ -26,6 +35,21 @@ MAX_FETCH_BYTES = 8 * 1024 * 1024
 SESSION_TIMEOUT_MS = 10_000
 # A consumer that waits for PostgreSQL keeps its membership: only silence (the session) ends it, not slowness.
 MAX_POLL_INTERVAL_MS = 24 * 3_600_000
+
+START_SECONDS = 60
+ANSWER_SECONDS = 30
+ACKNOWLEDGED_SECONDS = 60
+POLL_GRACE_SECONDS = 5
+# Later than any reading, and early enough that a grace or a tolerance can be added.
+LATEST_ARRIVAL_MS = 32_503_680_000_000
+# After these an idempotent producer of this client never gets a record through again.
+_FATAL_TO_A_PRODUCER = (
+    OutOfOrderSequenceNumber,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+)
 
 log = structlog.get_logger()
 Partition = tuple[str, int]
@@ -80,36 +104,38 @@ class GroupConsumer:
         """`session_timeout_ms`: a member that is silent for so long loses its partitions to the others."""
         self._topics = tuple(topics)
         self._assignment = _Assignment()
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap_servers,
-            group_id=group,
-            client_id=client,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=session_timeout_ms,
-            heartbeat_interval_ms=session_timeout_ms // 4,
-            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            max_partition_fetch_bytes=MAX_FETCH_BYTES,
-            metadata_max_age_ms=5_000,
-            retry_backoff_ms=250,
-        )
+        self._settings = {
+            "bootstrap_servers": bootstrap_servers,
+            "group_id": group,
+            "client_id": client,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "session_timeout_ms": session_timeout_ms,
+            "heartbeat_interval_ms": session_timeout_ms // 4,
+            "max_poll_interval_ms": MAX_POLL_INTERVAL_MS,
+            "max_partition_fetch_bytes": MAX_FETCH_BYTES,
+            "metadata_max_age_ms": 5_000,
+            "retry_backoff_ms": 250,
+        }
+        self._consumer: Any = None
 
     async def start(self) -> None:
-        """Connect and join the group. Raises Unavailable where no broker answers."""
-        self._consumer.subscribe(self._topics, listener=self._assignment)
+        """Connect and join the group. Raises Unavailable where no broker answers; it may then be called again."""
+        # Made anew for each try: a client that failed to start can be neither started nor stopped again.
+        consumer = AIOKafkaConsumer(**self._settings)
+        consumer.subscribe(self._topics, listener=self._assignment)
         try:
-            await self._consumer.start()
-        except (KafkaError, OSError) as error:
-            await self._consumer.stop()
-            raise Unavailable(f"Kafka does not answer: {error}") from error
+            async with asyncio.timeout(START_SECONDS):
+                await consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await _close(consumer, "consumer")
+            raise Unavailable(f"Kafka does not answer: {error!r}") from error
+        self._consumer = consumer
 
     async def stop(self) -> None:
         """Leave the group and close; never raises."""
-        try:
-            async with asyncio.timeout(5):
-                await self._consumer.stop()
-        except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("consumer_left_badly", error=repr(error))
+        if self._consumer is not None:
+            await _close(self._consumer, "consumer")
 
     @property
     def generation(self) -> int:
@@ -135,8 +161,14 @@ class GroupConsumer:
         # Of what is not assigned (any more) nothing can be had; asking for it is an error.
         wanted = [TopicPartition(*key) for key in partitions if key in self.assigned]
         try:
-            fetched = await self._consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=max_records)
+            # While the group is being rearranged the client waits without a limit of its own.
+            async with asyncio.timeout(timeout_ms / 1000 + POLL_GRACE_SECONDS):
+                fetched = await self._consumer.getmany(*wanted, timeout_ms=timeout_ms, max_records=max_records)
+        except TimeoutError:
+            return []
         except KafkaError as error:
+            if not error.retriable:
+                raise MeterpostError(f"Kafka refuses to deliver records: {error!r}") from error
             log.warning("poll_failed", error=repr(error))
             await asyncio.sleep(timeout_ms / 1000)
             return []
@@ -164,15 +196,26 @@ class GroupConsumer:
     async def _offsets(self, ask: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:
         wanted = [TopicPartition(*partition) for partition in partitions]
         try:
-            found = await ask(wanted)
-        except (KafkaError, OSError) as error:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await ask(wanted)
+        except (KafkaError, OSError, TimeoutError) as error:
             raise Unavailable(f"Kafka does not tell offsets: {error!r}") from error
         return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def highwater(self, partition: Partition) -> int | None:
-        """Return the end of the partition as the last fetch saw it; None before the first."""
+        """Return the end of the partition as the last fetch saw it; None before the first, or if it is not ours now."""
+        if partition not in self.assigned:
+            return None
         offset: int | None = self._consumer.highwater(TopicPartition(*partition))
         return offset
+
+    async def answers(self) -> bool:
+        """Tell whether a broker answers now."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return bool(await self._consumer._client.force_metadata_update())  # noqa: SLF001 - it has no public way
+        except (KafkaError, OSError, TimeoutError):
+            return False
 
     async def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Commit to Kafka; a hint for lag tools only, so a failure is logged and forgotten."""
@@ -185,36 +228,46 @@ class GroupConsumer:
             log.info("hint_not_committed", error=repr(error))
 
 
+async def _close(client: Any, what: str) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await client.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("client_closed_badly", client=what, error=repr(error))
+
+
 class Producer:
     """Publishes idempotently with acks=all."""
 
     def __init__(self, bootstrap_servers: str, *, client: str) -> None:
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap_servers,
-            client_id=client,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=5,
-            max_request_size=4 * 1024 * 1024,
-            metadata_max_age_ms=5_000,
-            retry_backoff_ms=250,
-        )
+        self._settings = {
+            "bootstrap_servers": bootstrap_servers,
+            "client_id": client,
+            "enable_idempotence": True,
+            "acks": "all",
+            "linger_ms": 5,
+            "max_request_size": 4 * 1024 * 1024,
+            "metadata_max_age_ms": 5_000,
+            "retry_backoff_ms": 250,
+        }
+        self._producer: Any = None
+        self._broken: BaseException | None = None
 
     async def start(self) -> None:
-        """Connect. Raises Unavailable where no broker answers."""
+        """Connect. Raises Unavailable where no broker answers; it may then be called again."""
+        producer = AIOKafkaProducer(**self._settings)
         try:
-            await self._producer.start()
-        except (KafkaError, OSError) as error:
-            await self._producer.stop()
-            raise Unavailable(f"Kafka does not answer: {error}") from error
+            async with asyncio.timeout(START_SECONDS):
+                await producer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await _close(producer, "producer")
+            raise Unavailable(f"Kafka does not answer: {error!r}") from error
+        self._producer = producer
 
     async def stop(self) -> None:
         """Send what waits and close; never raises."""
-        try:
-            async with asyncio.timeout(5):
-                await self._producer.stop()
-        except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("producer_closed_badly", error=repr(error))
+        if self._producer is not None:
+            await _close(self._producer, "producer")
 
     async def enqueue(
         self,
@@ -228,20 +281,35 @@ class Producer:
     ) -> "asyncio.Future[Any]":
         """Hand a record over and return the future of its acknowledgement.
 
-        `created_at` is the record's time on a topic with CreateTime; without it, now.
+        `created_at` is the record's time on a topic with CreateTime; without it, now. Raises Unavailable where waiting
+        may help, and MeterpostError for ever after a failure that this producer cannot get over: its process must end.
         """
+        if self._broken is not None:
+            raise MeterpostError(f"Kafka refuses what this process publishes: {self._broken!r}")
         try:
-            future: asyncio.Future[Any] = await self._producer.send(
-                topic,
-                value,
-                key=b"tick" if is_tick else key,  # the client refuses a record with neither key nor value
-                partition=partition,
-                timestamp_ms=None if created_at is None else to_epoch_milliseconds(created_at),
-                headers=[TICK_HEADER] if is_tick else None,
-            )
-        except (KafkaError, OSError) as error:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                future: asyncio.Future[Any] = await self._producer.send(
+                    topic,
+                    value,
+                    key=b"tick" if is_tick else key,  # the client refuses a record with neither key nor value
+                    partition=partition,
+                    timestamp_ms=None if created_at is None else to_epoch_milliseconds(created_at),
+                    headers=[TICK_HEADER] if is_tick else None,
+                )
+        except (KafkaError, OSError, TimeoutError) as error:
+            if isinstance(error, KafkaError) and not error.retriable:
+                raise MeterpostError(f"Kafka refuses a record for {topic}: {error!r}") from error
             raise Unavailable(f"Kafka does not take records: {error!r}") from error
+        # Nobody may be waiting for this one; a failure for good must be noticed all the same.
+        future.add_done_callback(self._look_at)
         return future
+
+    def _look_at(self, future: "asyncio.Future[Any]") -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not getattr(error, "retriable", True) and self._broken is None:
+            log.error("record_refused", error=repr(error))
+            if isinstance(error, _FATAL_TO_A_PRODUCER):
+                self._broken = error
 
     async def send(self, topic: str, value: bytes | None, *, key: bytes | None = None) -> None:
         """Publish one record and wait for its acknowledgement. Raises Unavailable."""
@@ -251,8 +319,9 @@ class Producer:
 async def acknowledged(futures: Iterable["asyncio.Future[Any]"]) -> None:
     """Wait until every record is stored by the broker. Raises Unavailable where one is not."""
     try:
-        await asyncio.gather(*futures)
-    except (KafkaError, OSError) as error:
+        async with asyncio.timeout(ACKNOWLEDGED_SECONDS):
+            await asyncio.gather(*futures)
+    except (KafkaError, OSError, TimeoutError) as error:
         raise Unavailable(f"Kafka did not store a record: {error!r}") from error
 
 
@@ -354,8 +423,11 @@ class Admin:
 
 
 def arrival_of(record: Record, watermark: datetime | None) -> datetime:
-    """Return when a record arrived: its time as Kafka holds it, made monotone within its partition."""
-    stamped = from_epoch_milliseconds(record.timestamp_ms)
+    """Return when a record arrived: its time as Kafka holds it, made monotone within its partition.
+
+    A publisher with a mad clock (CreateTime) can name any time; those beyond the year 3000 count as that.
+    """
+    stamped = from_epoch_milliseconds(min(record.timestamp_ms, LATEST_ARRIVAL_MS))
     return stamped if watermark is None or stamped > watermark else watermark
 
 
@@ -380,19 +452,3 @@ async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *
     finally:
         await consumer.stop()
     return max(newest.values(), default=None)
-
-
-async def wait_for_kafka(bootstrap_servers: str, *, deadline_s: float) -> None:
-    """Return once the broker answers; raises Unavailable after `deadline_s`."""
-    end = time.monotonic() + deadline_s
-    while True:
-        admin = Admin(bootstrap_servers)
-        try:
-            await admin.start()
-        except Unavailable:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.1)
-        else:
-            await admin.stop()
-            return

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from services.platform.errors import MeterpostError, OperatorNeeded, UserError
 from services.platform.settings import ServiceSettings, load
 from services.platform.telemetry import Health, configure_logging, start_health_server
 
+LAST_RESORT_SECONDS = 1.5
 EXIT_BAD_SETTINGS = 2
 EXIT_FAILED = 1
 EXIT_OPERATOR_NEEDED = 4
@@ -49,8 +51,16 @@ def run(service: str, kind: type[SettingsT], main: Service[SettingsT]) -> int:
 async def _run(settings: SettingsT, main: Service[SettingsT]) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        # Whatever holds the process, a thread in a system call, a server that is frozen: it keeps its deadline.
+        last_resort = threading.Timer(settings.shutdown_deadline_seconds + LAST_RESORT_SECONDS, _end_at_once)
+        last_resort.daemon = True
+        last_resort.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop)
     health = Health()
     runner, port = await start_health_server(health, settings.health_host, settings.health_port)
     log.info("started", health_port=port)
@@ -59,6 +69,12 @@ async def _run(settings: SettingsT, main: Service[SettingsT]) -> int:
         return await _until_stopped(task, stopping, settings.shutdown_deadline_seconds)
     finally:
         await runner.cleanup()
+
+
+def _end_at_once() -> None:
+    log.error("stop_deadline_passed", action="end at once")
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
 
 
 async def _until_stopped(task: asyncio.Future[None], stopping: asyncio.Event, deadline_s: int) -> int:

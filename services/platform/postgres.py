@@ -2,15 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
 import structlog
 
-from services.platform.errors import Unavailable
+from services.platform.errors import Unavailable, UserError
 from services.platform.metrics import SERVER_WAITS
 from services.platform.telemetry import Health
 
@@ -28,6 +28,8 @@ FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 60
 ROLLBACK_SECONDS = 5
+PULSE_SECONDS = 5.0
+PULSES = 60
 
 _AWAY = (
     OSError,  # nothing listens, the connection was reset
@@ -52,34 +54,64 @@ _AWAY = (
 )
 
 
-async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: float = 60) -> Pool:
-    """Open a pool. Raises Unavailable where the server does not answer."""
+_WRONG = {
+    asyncpg.InvalidPasswordError: "PostgreSQL refuses the user or the password of METERPOST_DATABASE_URL.",
+    asyncpg.InvalidAuthorizationSpecificationError: "PostgreSQL refuses the user of METERPOST_DATABASE_URL.",
+    asyncpg.InvalidCatalogNameError: "the database of METERPOST_DATABASE_URL does not exist: create it.",
+    asyncpg.UndefinedTableError: "the database lacks tables: run `meterpost db migrate`.",
+    asyncpg.UndefinedColumnError: "the database's tables are of another version: run `meterpost db migrate`.",
+    asyncpg.InsufficientPrivilegeError: "PostgreSQL denies the user of METERPOST_DATABASE_URL what it needs.",
+}
+"""What no waiting mends, and what to do about it."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the driver's errors into ours: wait (Unavailable) or mend (UserError). None repeats a part of the URL."""
     try:
-        return await asyncpg.create_pool(
-            url,
-            min_size=1,
-            max_size=max_size,
-            timeout=10,
-            command_timeout=statement_timeout_seconds,
-            server_settings={
-                "timezone": "UTC",
-                "jit": "off",
-                # A client that vanished without a word gives its locks back, in the middle of a COPY, too.
-                "tcp_keepalives_idle": "10",
-                "tcp_keepalives_interval": "5",
-                "tcp_keepalives_count": "3",
-                # A process that is frozen inside a transaction gives its locks back.
-                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
-            },
-        )
+        yield
+    except tuple(_WRONG) as error:
+        raise UserError(_WRONG[type(error)]) from error
     except _AWAY as error:
-        raise Unavailable(f"PostgreSQL does not answer: {error}") from error
+        # The client files what it refuses itself, a value or a setting, under InterfaceError, too: no waiting mends it.
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            raise
+        raise Unavailable(f"PostgreSQL does not answer: {error!r}") from error
+
+
+async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: float = 60) -> Pool:
+    """Open a pool. Raises Unavailable where the server does not answer, UserError where the URL cannot be right."""
+    try:
+        with _translated():
+            return await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=max_size,
+                timeout=10,
+                command_timeout=statement_timeout_seconds,
+                server_settings={
+                    "timezone": "UTC",
+                    "jit": "off",
+                    # A client that vanished without a word gives its locks back, in the middle of a COPY, too.
+                    "tcp_keepalives_idle": "10",
+                    "tcp_keepalives_interval": "5",
+                    "tcp_keepalives_count": "3",
+                    # A process that is frozen inside a transaction gives its locks back.
+                    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+                },
+            )
+    except ValueError:
+        # Its words repeat parts of the URL, and with them of the password.
+        raise UserError(
+            "the database's URL cannot be understood: it has the form postgresql://user:password@host:port/database, "
+            "with special characters of the user and the password percent-encoded"
+        ) from None
 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """Lend a connection inside a transaction; raises Unavailable where waiting and repeating it all may help."""
-    try:
+    with _translated():
         async with pool.acquire(timeout=10) as connection:
             begun = connection.transaction()
             await begun.start()
@@ -89,8 +121,6 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
                 await _roll_back(connection, begun)
                 raise
             await begun.commit()
-    except _AWAY as error:
-        raise Unavailable(f"PostgreSQL: {error!r}") from error
 
 
 async def _roll_back(connection: Connection, begun: asyncpg.transaction.Transaction) -> None:
@@ -126,19 +156,34 @@ class Patience:
         delay = FIRST_RETRY_SECONDS
         while True:
             try:
-                result = await operation()
+                result = await self._alive(operation)
             except Unavailable as error:
                 if self.stopping.is_set():
                     raise
                 SERVER_WAITS.labels(server).inc()
-                self.health.not_ready(server)
+                self.health.waits_for(server)
                 self.health.progress()
                 log.warning("server_away", server=server, error=str(error), retry_in_seconds=round(delay, 2))
                 await wait_or_stop(self.stopping, delay * random.uniform(0.5, 1))  # noqa: S311 - jitter is no secret
                 delay = min(delay * 2, LONGEST_RETRY_SECONDS)
             else:
-                self.health.ready()
+                self.health.answered(server)
                 return result
+
+    async def _alive(self, operation: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Await an operation that has deadlines of its own, and keep the process alive meanwhile, but not for ever."""
+        task = asyncio.ensure_future(operation())
+        try:
+            for _pulse in range(PULSES):
+                done, _pending = await asyncio.wait({task}, timeout=PULSE_SECONDS)
+                if done:
+                    break
+                self.health.progress()
+            return await task
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
 
 async def wait_or_stop(stopping: asyncio.Event, seconds: float) -> None:

@@ -4,6 +4,7 @@ Every service has a settings class of its own that extends `ServiceSettings`; `l
 """
 
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,8 +47,15 @@ class DatabaseSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must begin with postgresql://")
+        form = "must have the form postgresql://user:password@host:port/database, special characters percent-encoded"
+        try:
+            parts = urlsplit(url.get_secret_value())
+            is_sound = parts.scheme in {"postgresql", "postgres"} and bool(parts.hostname or parts.query)
+            is_sound = is_sound and (parts.port is None or parts.port > 0) and not parts.fragment
+        except ValueError:
+            is_sound = False
+        if not is_sound:
+            raise ValueError(form)
         return url
 
 

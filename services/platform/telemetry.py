@@ -13,6 +13,7 @@ from services.platform.metrics import REGISTRY
 
 STALLED_AFTER_SECONDS = 60.0
 """A service whose main loop has not come round for so long is not healthy."""
+REPEAT_AFTER_SECONDS = 30.0
 
 
 def configure_logging(service: str, instance: str, level: str, form: Literal["json", "console"]) -> None:
@@ -40,9 +41,31 @@ def configure_logging(service: str, instance: str, level: str, form: Literal["js
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_RepeatsNothing())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # Its pool tells with a stack trace that it could not open a connection ahead of need; whoever needs one tells, too.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
+
+
+class _RepeatsNothing(logging.Filter):
+    """Lets a library say the same thing once in a while only, and as a warning: an error is what we say ourselves.
+
+    While a broker is away its client repeats itself dozens of times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_said: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be written."""
+        key, now = (record.pathname, record.lineno), time.monotonic()
+        if now - self._last_said.get(key, -REPEAT_AFTER_SECONDS) < REPEAT_AFTER_SECONDS:
+            return False
+        self._last_said[key] = now
+        if record.levelno > logging.WARNING:
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 class Health:
@@ -50,37 +73,45 @@ class Health:
 
     def __init__(self) -> None:
         self._last_progress = time.monotonic()
-        self._waiting_for: str | None = "start"
+        self._waiting_for = {"start": None}
 
     def progress(self) -> None:
         """Note that the main loop came round: the process lives."""
         self._last_progress = time.monotonic()
 
-    def ready(self) -> None:
-        """Note that everything the service needs answers."""
-        self._waiting_for = None
+    def waits_for(self, what: str) -> None:
+        """Note what does not answer, in a word or two."""
+        self._waiting_for[what] = None
 
-    def not_ready(self, waiting_for: str) -> None:
-        """Note what the service waits for, in a word or two."""
-        self._waiting_for = waiting_for
+    def answered(self, what: str) -> None:
+        """Note that it answers (again)."""
+        self._waiting_for.pop(what, None)
+
+    def started(self) -> None:
+        """Note that the service does its work, as far as everything that it needs answers."""
+        self.answered("start")
+
+    @property
+    def seconds_since_progress(self) -> float:
+        """How long ago the main loop came round."""
+        return time.monotonic() - self._last_progress
 
     @property
     def is_alive(self) -> bool:
         """Whether the main loop came round lately."""
-        return time.monotonic() - self._last_progress < STALLED_AFTER_SECONDS
+        return self.seconds_since_progress < STALLED_AFTER_SECONDS
 
     @property
     def waiting_for(self) -> str | None:
         """What the service waits for; None when it is ready."""
-        return self._waiting_for
+        return ", ".join(self._waiting_for) or None
 
 
 async def start_health_server(health: Health, host: str, port: int) -> tuple[web.AppRunner, int]:
     """Serve the probes and the metrics; return the runner to clean up and the port really used."""
 
     async def healthz(_request: web.Request) -> web.Response:
-        seconds = time.monotonic() - health._last_progress  # noqa: SLF001 - one module
-        text = f"last progress {seconds:.1f} s ago\n"
+        text = f"last progress {health.seconds_since_progress:.1f} s ago\n"
         return web.Response(text=text, status=200 if health.is_alive else 503)
 
     async def readyz(_request: web.Request) -> web.Response:

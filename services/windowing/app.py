@@ -45,6 +45,7 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
         await patience.postgres(store.frontiers)
         closer = Closer(settings, store, producer, patience)
         looker = Looker(settings, store, admin, producer, closer, patience)
+        health.started()
         await Windowing(settings, admin, closer, looker, patience).run()
     except Unavailable:
         # Only a stop ends our patience: there is nothing left to do for this process.

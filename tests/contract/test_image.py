@@ -151,9 +151,10 @@ async def test_the_health_check_asks_whether_the_service_is_ready() -> None:
     health = Health()
     runner, port = await start_health_server(health, "127.0.0.1", 0)
     try:
-        health.not_ready("Kafka")
+        health.started()
+        health.waits_for("Kafka")
         assert await _check_health(port) == (1, "waiting for Kafka")
-        health.ready()
+        health.answered("Kafka")
         assert await _check_health(port) == (0, "")
     finally:
         await runner.cleanup()
