@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg
 import typer
 
 from services.api.catalog_queries import AnyConnection, Organization, organizations
@@ -65,14 +64,10 @@ class Session:
             pool = await connect_pool(place.address, max_size=2, statement_timeout_seconds=300)
         except Unavailable as error:
             raise Unavailable(f"PostgreSQL does not answer {where}: {error.__cause__ or error}") from error
-        except (asyncpg.PostgresError, asyncpg.ClientConfigurationError, ValueError) as error:
-            raise UserError(f"PostgreSQL {where} lets nobody in: {error}") from error
+        except UserError as error:
+            raise UserError(f"PostgreSQL {where}: {error}") from error
         try:
             yield pool
-        except asyncpg.UndefinedTableError:
-            raise UserError(
-                f"the database {where} lacks tables of Meterpost: create them with `meterpost db migrate`"
-            ) from None
         finally:
             pool.terminate()
 
