@@ -69,7 +69,7 @@ class Session:
             raise UserError(f"PostgreSQL {where} lets nobody in: {error}") from error
         try:
             yield pool
-        except asyncpg.UndefinedTableError:
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
             raise UserError(
                 f"the database {where} lacks tables of Meterpost: create them with `meterpost db migrate`"
             ) from None

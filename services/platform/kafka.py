@@ -1,4 +1,4 @@
-"""The only module that imports aiokafka: safe settings once, and a typed surface.
+"""The module that fences aiokafka (with `kafka_ends`, which only looks): safe settings once, and a typed surface.
 
 aiokafka's defaults are unsafe for us (it commits by itself and starts at the end); here nothing is committed unless
 asked, reading starts at the earliest record, and the producer is idempotent with acks=all.
@@ -341,29 +341,6 @@ def arrival_of(record: Record, watermark: datetime | None) -> datetime:
     """Return when a record arrived: its time as Kafka holds it, made monotone within its partition."""
     stamped = from_epoch_milliseconds(record.timestamp_ms)
     return stamped if watermark is None or stamped > watermark else watermark
-
-
-async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
-    """Return the latest time of the partitions' last records; None where they are empty. Raises Unavailable."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
-    newest: dict[TopicPartition, datetime] = {}
-    try:
-        async with asyncio.timeout(deadline_s):
-            await consumer.start()
-            wanted = [TopicPartition(*partition) for partition in partitions]
-            first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
-            filled = [tp for tp in wanted if end[tp] > first[tp]]
-            consumer.assign(filled)
-            for tp in filled:
-                consumer.seek(tp, end[tp] - 1)
-            while len(newest) < len(filled):
-                for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
-    finally:
-        await consumer.stop()
-    return max(newest.values(), default=None)
 
 
 async def wait_for_kafka(bootstrap_servers: str, *, deadline_s: float) -> None:
