@@ -11,6 +11,7 @@ from services.cli import (
     job_commands,
     meter_commands,
     reading_commands,
+    rejected_commands,
     run_commands,
     setup_commands,
 )
@@ -68,6 +69,7 @@ app.add_typer(job_commands.app, name="jobs")
 app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
 app.add_typer(ingest_commands.app, name="ingest")
+app.add_typer(rejected_commands.app, name="rejected")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

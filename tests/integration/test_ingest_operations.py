@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from services.platform.kafka import acknowledged
@@ -78,3 +79,96 @@ async def test_status_says_what_is_away(platform: Platform, meterpost: Meterpost
     away = f"postgresql://nobody@{nobody}/nothing"
     assert "PostgreSQL does not answer" in meterpost.refused("ingest", "status", "--database", away, code=1)
     assert "UnknownTopic" in meterpost.refused("ingest", "status", code=1)
+
+
+async def refused_readings(platform: Platform) -> None:
+    """Store two readings, refuse four: two unknown inputs of a record, an unknown device, and what is no JSON."""
+    await platform.declare_topics(partitions=1)
+    await seed_catalog(platform.database_url)
+    mixed = upload("LG-0", [pulses(1, T0, 5), pulses(8, T0, 6), pulses(2, T0, 7), pulses(9, T0, 8)])
+    records = [(mixed, T0 + MINUTE), minute_upload(2, "LG-404"), (b"\xff no JSON", T0 + 4 * MINUTE)]
+    await publish(platform, records)
+    platform.start("services.ingest")
+    await platform.ingested()
+
+
+async def test_refused_readings_are_listed_counted_and_shown(platform: Platform, meterpost: Meterpost) -> None:
+    await refused_readings(platform)
+    topic = platform.topic(READINGS_LOGGER)
+    everything = meterpost.json("rejected", "list")
+    assert everything["counts"] == {"unknown_input": 2, "malformed": 1, "unknown_device": 1}
+    assert [one["name"].removeprefix(topic) for one in everything["rejected"]] == [
+        "/0/2/-1",
+        "/0/1/0",
+        "/0/0/1",
+        "/0/0/3",
+    ]
+
+    def matching(*filters: str) -> int:
+        return len(meterpost.json("rejected", "list", *filters)["rejected"])
+
+    assert matching("--reason", "unknown_input") == 2
+    assert matching("--device", "LG-404") == 1
+    assert matching("--since", "2026-11-20T10:03:00Z") == 2
+    assert matching("--until", "2026-11-20T10:03:00Z") == 2
+    assert matching("--topic", "readings.bridge") == 0
+    assert matching("--limit", "1") == 1
+    assert "4" in meterpost.ok("rejected", "list", "--counts").splitlines()[-1]
+    assert "unknown_device" in meterpost.ok("rejected", "list")
+
+    shown = meterpost.ok("rejected", "show", f"{topic}/0/0/1")
+    assert '"pulses":6' in shown
+    assert "reading 1 of its record" in shown
+    assert "ff 20 6e 6f" in meterpost.ok("rejected", "show", f"{topic}/0/2/-1")
+    assert meterpost.json("rejected", "show", f"{topic}/0/2/-1")["original_hex"] == b"\xff no JSON".hex()
+    assert "no refused reading is named" in meterpost.refused("rejected", "show", f"{topic}/0/99/0")
+    assert "topic/partition/offset/place" in meterpost.refused("rejected", "show", "nonsense")
+    assert "nothing is ever refused as" in meterpost.refused("rejected", "list", "--reason", "boredom")
+
+
+async def test_refused_readings_are_replayed_once_when_the_registry_knows_better(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    await refused_readings(platform)
+    assert "say which" in meterpost.refused("rejected", "replay")
+    await platform.fetch("INSERT INTO meter VALUES (99, 1, 'Electricity', 'electricity', NULL, 2)")
+    await platform.fetch("INSERT INTO input_attachment VALUES ('LG-0', 8, '-infinity', 2, 99)")
+    await platform.fetch("UPDATE catalog_revision SET revision = 2")
+    rehearsed = meterpost.json("rejected", "replay", "--device", "LG-0", "--dry-run")
+    assert (rehearsed["readings"], rehearsed["records"]) == (2, 1)
+    assert (rehearsed["would_be_stored"], rehearsed["would_be_refused"]) == (1, 1)
+    assert rehearsed["first_refused"][0]["name"].endswith("/0/0/3")
+    assert "Nothing was sent" in meterpost.ok("rejected", "replay", "--all", "--dry-run")
+    assert await platform.value("SELECT count(*) FROM rejected_replay") == 0
+
+    clock = await platform.value("SELECT max(watermark) FROM ingest_progress")
+    sent = meterpost.json("rejected", "replay", "--device", "LG-0")
+    assert sent == {"records": 1, "readings": 2, "by_reason": {"unknown_input": 2}}
+    await platform.ingested()
+    assert await platform.value("SELECT value FROM reading WHERE meter_id = 99") == 6
+    assert await platform.value("SELECT arrived_at FROM reading WHERE meter_id = 99") == clock
+    assert await platform.value("SELECT max(watermark) FROM ingest_progress") == clock
+    # The unknown input is refused a second time, under a new name; what was sent stays listed, marked.
+    assert meterpost.json("rejected", "list", "--device", "LG-0")["counts"] == {"unknown_input": 3}
+    first = meterpost.json("rejected", "show", f"{platform.topic(READINGS_LOGGER)}/0/0/1")
+    assert first["replayed_at"] is not None
+    assert "@" in first["replayed_by"]
+
+    everything_else = meterpost.json("rejected", "replay", "--all")
+    assert everything_else["by_reason"] == {"unknown_input": 1, "unknown_device": 1, "malformed": 1}
+    await platform.ingested()
+    last = await platform.fetch(
+        "SELECT original FROM rejected_reading WHERE reason = 'malformed' ORDER BY source_offset"
+    )
+    assert [row["original"] for row in last] == [b"\xff no JSON"] * 2
+    for _record in range(2):
+        meterpost.ok("rejected", "replay", "--reason", "malformed")
+        await platform.ingested()
+    once_more = meterpost.json(
+        "rejected", "replay", "--reason", "malformed", "--until", "2026-11-20T10:05:00Z", "--again"
+    )
+    assert once_more["readings"] == 4
+    actions = await platform.fetch("SELECT action FROM operator_action")
+    assert [row["action"] for row in actions] == ["rejected_replay"] * 5
+    with pytest.raises(asyncpg.RaiseError, match="append-only"):
+        await platform.fetch("DELETE FROM operator_action")
