@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -325,6 +325,13 @@ class Admin:
     async def add_partitions(self, topic: str, total: int) -> None:
         """Grow a topic to `total` partitions."""
         await self._ask("create_partitions", {topic: NewPartitions(total)})
+
+    async def delete_records(self, before_offsets: Mapping[Partition, int]) -> None:
+        """Remove all records before the given offsets, as the retention does."""
+        await self._ask(
+            "delete_records",
+            {TopicPartition(*key): RecordsToDelete(offset) for key, offset in before_offsets.items()},
+        )
 
     async def _ask(self, question: str, *arguments: Any) -> Any:
         if self._client is None:

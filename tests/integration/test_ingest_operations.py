@@ -1,15 +1,19 @@
 """What operators see of ingest and decide about it, on the real broker and database."""
 
+import os
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
+from services.local.processes import ChildProcess
 from services.platform.kafka import acknowledged
 from services.platform.topics import READINGS_LOGGER
 from tests.support.command import Meterpost
 from tests.support.platform import Platform
+from tests.support.polling import eventually_async
 from tests.support.seed import pulses, seed_catalog, upload
 
 T0 = datetime(2026, 11, 20, 10, tzinfo=UTC)
@@ -42,6 +46,11 @@ def minute_upload(number: int, device: str = "LG-0") -> tuple[bytes, datetime]:
 def of_partition(status: dict[str, Any], name: str, partition: int = 0) -> dict[str, Any]:
     [found] = [one for one in status["partitions"] if one["topic"].endswith(name) and one["partition"] == partition]
     return dict(found)
+
+
+async def stops_for_the_operator(service: ChildProcess) -> None:
+    await eventually_async(lambda: not service.is_running, 30, because="ingest stops")
+    assert service.exit_code == 4
 
 
 async def test_status_tells_position_lag_and_watermark_of_every_partition(
@@ -172,3 +181,69 @@ async def test_refused_readings_are_replayed_once_when_the_registry_knows_better
     assert [row["action"] for row in actions] == ["rejected_replay"] * 5
     with pytest.raises(asyncpg.RaiseError, match="append-only"):
         await platform.fetch("DELETE FROM operator_action")
+
+
+async def test_records_removed_before_they_were_read_wait_for_the_operator(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    await platform.declare_topics(partitions=1)
+    await seed_catalog(platform.database_url)
+    logger = platform.topic(READINGS_LOGGER)
+    await publish(platform, [minute_upload(0), minute_upload(1)])
+    service = platform.start("services.ingest")
+    await platform.ingested()
+    assert "found no gap" in meterpost.refused("ingest", "accept-gap", f"{logger}/0", "--reason", "none", "--yes")
+    service.stop(6)
+    await publish(platform, [minute_upload(number) for number in range(2, 10)])
+    async with platform.admin() as admin:
+        await admin.delete_records({(logger, 0): 5})
+    for _start in range(2):
+        stopped = platform.start("services.ingest")
+        await stops_for_the_operator(stopped)
+        assert f"meterpost ingest accept-gap {logger}/0" in stopped.log_tail()
+    assert await platform.value("SELECT count(*) FROM ingest_gap WHERE (from_offset, to_offset) = (2, 5)") == 1
+    status = meterpost.json("ingest", "status")
+    assert of_partition(status, READINGS_LOGGER)["state"] == "gap"
+    assert "GAP in" in meterpost.ok("ingest", "status")
+    async with platform.admin() as admin:
+        await admin.delete_records({(logger, 0): 6})
+
+    accept = ("ingest", "accept-gap", "readings.logger/0", "--reason", "retention too short")
+    assert "add --yes" in meterpost.refused(*accept)
+    assert "names no partition" in meterpost.refused("ingest", "accept-gap", "nothing/0", "--reason", "x")
+    assert "ingest goes on at 6" in meterpost.ok(*accept, "--yes")
+    service = platform.start("services.ingest")
+    await platform.ingested()
+    assert await platform.value("SELECT array_agg(value ORDER BY value) FROM reading") == [0, 1, 6, 7, 8, 9]
+    status = meterpost.json("ingest", "status")
+    partition = of_partition(status, READINGS_LOGGER)
+    read = partition["stored_count"] + partition["refused_count"]
+    assert partition["position"] == read + partition["accepted_gap_records"] == 10
+    [gap] = await platform.fetch("SELECT accepted_by, reason, to_offset FROM ingest_gap")
+    assert (gap["reason"], gap["to_offset"]) == ("retention too short", 6)
+    [action] = await platform.fetch("SELECT acted_by, action, details::text FROM operator_action")
+    assert (action["acted_by"], action["action"]) == (gap["accepted_by"], "accept_gap")
+    assert "retention too short" in action["details"]
+
+
+async def test_a_gap_that_opens_while_ingest_runs_begins_where_the_stored_ends(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    """Retention overtakes a reader that is frozen; continued, it finds the gap itself."""
+    await platform.declare_topics(partitions=1)
+    await seed_catalog(platform.database_url)
+    logger = platform.topic(READINGS_LOGGER)
+    service = platform.start("services.ingest")
+    await publish(platform, [minute_upload(0)])
+    await platform.ingested()
+    assert service.pid is not None
+    os.kill(service.pid, signal.SIGSTOP)
+    await publish(platform, [minute_upload(1)])  # answers the fetch that is under way: the others need one more
+    await publish(platform, [minute_upload(number) for number in range(2, 6)])
+    async with platform.admin() as admin:
+        await admin.delete_records({(logger, 0): 4})
+    os.kill(service.pid, signal.SIGCONT)
+    await stops_for_the_operator(service)
+    [gap] = await platform.fetch("SELECT from_offset, to_offset FROM ingest_gap")
+    [position] = await platform.fetch("SELECT next_offset FROM ingest_progress WHERE topic = $1", logger)
+    assert gap["from_offset"] == position["next_offset"] < gap["to_offset"] == 4
