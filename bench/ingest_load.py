@@ -17,7 +17,8 @@ from services.core.messages import ReadingUpload, WireReading
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import merge_everything
-from services.platform.kafka import Admin, Producer, acknowledged
+from services.platform.kafka import Producer, acknowledged
+from services.platform.kafka_admin import Admin
 from services.platform.postgres import connect_pool
 from services.platform.topics import READINGS_LOGGER, for_replay, load_topics
 

@@ -6,7 +6,15 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from services.cli import job_commands, meter_commands, reading_commands, run_commands, setup_commands
+from services.cli import (
+    ingest_commands,
+    job_commands,
+    meter_commands,
+    reading_commands,
+    rejected_commands,
+    run_commands,
+    setup_commands,
+)
 from services.cli.show import console
 
 EXAMPLES = """\
@@ -60,6 +68,8 @@ app.add_typer(meter_commands.app, name="meters")
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
+app.add_typer(ingest_commands.app, name="ingest")
+app.add_typer(rejected_commands.app, name="rejected")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

@@ -22,7 +22,8 @@ from services.core.reading_csv import parse_reading_csv
 from services.core.readings import INTERVALS_MINUTES
 from services.core.times import parse_instant
 from services.platform.errors import Unavailable, UserError
-from services.platform.kafka import Partition, newest_time
+from services.platform.kafka import Partition
+from services.platform.kafka_ends import newest_time
 from services.platform.postgres import transaction
 from services.platform.topics import READING_TOPICS
 

@@ -15,7 +15,8 @@ from services.cli.places import DATA_FOLDER_VARIABLE, DATABASE_VARIABLE, KAFKA_V
 from services.cli.show import Answer
 from services.platform.clock import SystemClock
 from services.platform.errors import Unavailable, UserError
-from services.platform.kafka import Admin, Producer
+from services.platform.kafka import Producer
+from services.platform.kafka_admin import Admin
 from services.platform.postgres import Pool, connect_pool
 
 _WHERE = "Where the servers are"

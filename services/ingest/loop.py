@@ -17,12 +17,13 @@ from services.core.times import EPOCH
 from services.ingest.backlog import Backlog
 from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of
 from services.ingest.doorbell import Doorbell
+from services.ingest.gaps import GapFound, check_log
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded, Superseded
+from services.platform.errors import Superseded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
 from services.platform.postgres import Patience
@@ -89,6 +90,9 @@ class Ingest:
                     await self._written()
             await self._written()
             await self._consumer.commit(self._stored)
+        except GapFound as gap:
+            await self._keep_gap(gap)
+            raise
         finally:
             if self._writing is not None:
                 self._writing.cancel()
@@ -119,7 +123,7 @@ class Ingest:
             if generation != self._consumer.generation:
                 return
             for partition, position in positions.items():
-                _check_log(partition, position, first[partition], end[partition])
+                check_log(partition, position, first[partition], end[partition])
                 self._consumer.seek(partition, max(position.next_offset, first[partition]))
             self._positions = positions
         self._generation = generation
@@ -196,22 +200,9 @@ class Ingest:
         key = (polled.topic, polled.partition)
         if polled.records[0].offset > position.next_offset and position.watermark is not None:
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets([key]))
-            _check_log(key, position, first[key], polled.records[0].offset)
+            check_log(key, position, first[key], polled.records[0].offset)
 
-
-def _check_log(partition: Partition, position: Position, first_offset: int, end_offset: int) -> None:
-    """Raise OperatorNeeded where the broker's log does not hold what comes next.
-
-    Where nothing was ever stored, what the retention removed before we first came was never ours.
-    """
-    where = f"{partition[0]}/{partition[1]}: offset {position.next_offset} comes next"
-    if position.next_offset < first_offset and position.watermark is not None:
-        raise OperatorNeeded(
-            f"{where}, but the broker's log begins at {first_offset}: up to {first_offset - position.next_offset} "
-            f"records were removed before they were read. Nothing is skipped without an operator's decision."
-        )
-    if position.next_offset > end_offset:
-        raise OperatorNeeded(
-            f"{where}, but the broker's log ends at {end_offset}: the topic was recreated or has lost records. "
-            f"Restore it, or declare topics under a new prefix with a new database."
-        )
+    async def _keep_gap(self, gap: GapFound) -> None:
+        """Record a gap for the operator, once everything before it is stored."""
+        await self._written()
+        await self._patience.postgres(lambda: self._store.record_gap(gap))

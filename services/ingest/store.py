@@ -10,6 +10,7 @@ from services.core.readings import ReadingVersion
 from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES
+from services.ingest.gaps import GapFound, record_gap
 from services.ingest.write_plan import EncodedPlan, encode_plan, merge_everything
 from services.platform.crash_points import crash_point
 from services.platform.errors import Superseded, Unavailable
@@ -202,6 +203,11 @@ class IngestStore:
                     [_day_partition(table, day) for day in some for table in ("reading", "reading_superseded")],
                 )
             self._known_days.update(some)
+
+    async def record_gap(self, gap: GapFound) -> None:
+        """Keep a gap in the broker's log for the operator to decide about."""
+        async with transaction(self._pool) as connection:
+            await record_gap(connection, gap)
 
     async def registry_revision(self) -> int:
         """Return the catalog's newest revision."""

@@ -22,7 +22,7 @@ from services.local.seed_demo import Destination, seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
-from services.platform.kafka import Admin
+from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
 from services.platform.topics import for_replay, load_topics

@@ -1,11 +1,10 @@
-"""The only module that imports aiokafka: safe settings once, and a typed surface.
+"""The module that fences aiokafka (with `kafka_ends`, which only looks): safe settings once, and a typed surface.
 
 aiokafka's defaults are unsafe for us (it commits by itself and starts at the end); here nothing is committed unless
 asked, reading starts at the earliest record, and the producer is idempotent with acks=all.
 """
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,22 +12,17 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
     KafkaError,
     OutOfOrderSequenceNumber,
     ProducerFenced,
-    TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
-    for_code,
 )
 
 from services.core.times import from_epoch_milliseconds, to_epoch_milliseconds
 from services.platform.errors import MeterpostError, Unavailable
-from services.platform.topics import TopicSpec
 
 TICK_HEADER = ("kind", b"tick")
 MAX_FETCH_BYTES = 8 * 1024 * 1024
@@ -325,103 +319,6 @@ async def acknowledged(futures: Iterable["asyncio.Future[Any]"]) -> None:
         raise Unavailable(f"Kafka did not store a record: {error!r}") from error
 
 
-class Admin:
-    """Topics: what they are, and creating those that are missing."""
-
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._bootstrap_servers = bootstrap_servers
-        self._client: AIOKafkaAdminClient | None = None
-
-    async def start(self) -> None:
-        """Connect. Raises Unavailable where no broker answers."""
-        client = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap_servers, request_timeout_ms=10_000)
-        try:
-            await client.start()
-        except (KafkaError, OSError) as error:
-            await client.close()
-            raise Unavailable(f"Kafka does not answer: {error}") from error
-        self._client = client
-
-    async def stop(self) -> None:
-        """Close."""
-        if self._client is not None:
-            await self._client.close()
-
-    async def partitions(self, topics: Iterable[str]) -> frozenset[Partition]:
-        """Return all partitions of the topics, as the broker knows them now.
-
-        Raises Unavailable where the broker does not answer or does not know one of the topics.
-        """
-        wanted = list(topics)
-        described = await self._ask("describe_topics", wanted)
-        found: set[Partition] = set()
-        for topic in described:
-            if topic["error_code"]:
-                raise Unavailable(f"Kafka says of topic {topic['topic']}: {for_code(topic['error_code']).__name__}")
-            found.update((topic["topic"], partition["partition"]) for partition in topic["partitions"])
-        return frozenset(found)
-
-    async def time_types(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return each topic's message.timestamp.type."""
-        name = "message.timestamp.type"
-        resources = [ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: ""}) for topic in topics]
-        found: dict[str, str] = {}
-        for response in await self._ask("describe_configs", resources):
-            for code, _message, _kind, topic, entries in response.resources:
-                if code:
-                    raise Unavailable(f"Kafka says of topic {topic}: {for_code(code).__name__}")
-                found[topic] = next(str(entry[1]) for entry in entries if entry[0] == name)
-        return found
-
-    async def declare(self, topics: Iterable[TopicSpec], *, prefix: str = "", replication: int = 1) -> list[str]:
-        """Create the topics that do not exist and return their names. An existing topic is left as it is."""
-        created = []
-        for topic in topics:
-            name = prefix + topic.name
-            new = NewTopic(name, topic.partitions, replication, topic_configs=topic.config)
-            try:
-                response = await self._ask("create_topics", [new])
-            except TopicAlreadyExistsError:
-                continue
-            for _topic, code, *message in response.topic_errors:
-                if code == TopicAlreadyExistsError.errno:
-                    break
-                if code:
-                    raise Unavailable(f"Kafka did not create topic {name}: {for_code(code).__name__} {message}")
-            else:
-                created.append(name)
-        await self._until_known(created)
-        return created
-
-    async def _until_known(self, topics: list[str]) -> None:
-        """Wait until the broker's metadata names topics that it has just created."""
-        deadline = time.monotonic() + 10
-        while topics:
-            try:
-                await self.partitions(topics)
-                await self.time_types(topics)
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-    async def add_partitions(self, topic: str, total: int) -> None:
-        """Grow a topic to `total` partitions."""
-        await self._ask("create_partitions", {topic: NewPartitions(total)})
-
-    async def _ask(self, question: str, *arguments: Any) -> Any:
-        if self._client is None:
-            raise Unavailable("the admin client is not connected")
-        try:
-            return await getattr(self._client, question)(*arguments)
-        except TopicAlreadyExistsError:
-            raise
-        except (KafkaError, OSError) as error:
-            raise Unavailable(f"Kafka does not answer {question}: {error!r}") from error
-
-
 def arrival_of(record: Record, watermark: datetime | None) -> datetime:
     """Return when a record arrived: its time as Kafka holds it, made monotone within its partition.
 
@@ -429,26 +326,3 @@ def arrival_of(record: Record, watermark: datetime | None) -> datetime:
     """
     stamped = from_epoch_milliseconds(min(record.timestamp_ms, LATEST_ARRIVAL_MS))
     return stamped if watermark is None or stamped > watermark else watermark
-
-
-async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
-    """Return the latest time of the partitions' last records; None where they are empty. Raises Unavailable."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
-    newest: dict[TopicPartition, datetime] = {}
-    try:
-        async with asyncio.timeout(deadline_s):
-            await consumer.start()
-            wanted = [TopicPartition(*partition) for partition in partitions]
-            first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
-            filled = [tp for tp in wanted if end[tp] > first[tp]]
-            consumer.assign(filled)
-            for tp in filled:
-                consumer.seek(tp, end[tp] - 1)
-            while len(newest) < len(filled):
-                for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
-    finally:
-        await consumer.stop()
-    return max(newest.values(), default=None)

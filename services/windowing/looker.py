@@ -7,7 +7,8 @@ import structlog
 
 from services.core.messages import encode
 from services.core.windows import RESOLUTIONS_MINUTES, due_until, opening, platform_watermark
-from services.platform.kafka import Admin, Partition, Producer, acknowledged
+from services.platform.kafka import Partition, Producer, acknowledged
+from services.platform.kafka_admin import Admin
 from services.platform.postgres import Patience
 from services.platform.topics import READING_TOPICS, WINDOWS_DUE
 from services.windowing.announcements import Announcements, BucketKey

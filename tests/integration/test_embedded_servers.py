@@ -22,7 +22,8 @@ from services.local.kafka_probe import serving_cluster
 from services.local.kafka_server import KafkaServer
 from services.local.ports import LOOPBACK
 from services.local.postgres_server import PostgresServer
-from services.platform.kafka import Admin, GroupConsumer, Producer
+from services.platform.kafka import GroupConsumer, Producer
+from services.platform.kafka_admin import Admin
 from services.platform.topics import TopicSpec
 from tests.support.polling import eventually, eventually_async
 

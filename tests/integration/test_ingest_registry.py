@@ -13,7 +13,7 @@ from services.ingest import app, loop
 from services.ingest.batch import Batch
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
-from services.ingest.write_plan import WritePlan
+from services.ingest.write_plan import EncodedPlan
 from services.platform.kafka import acknowledged
 from services.platform.settings import load
 from services.platform.telemetry import Health
@@ -41,7 +41,7 @@ class CountingStore(IngestStore):
         CountingStore.changes += 1
         return change
 
-    async def store(self, batch: Batch, plan: WritePlan) -> None:
+    async def store(self, batch: Batch, plan: EncodedPlan) -> None:
         await super().store(batch, plan)
         CountingStore.batches += 1
 

@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 
 from services.local.processes import ChildProcess
-from services.platform.kafka import Admin, GroupConsumer, Partition, Producer, acknowledged
+from services.platform.kafka import GroupConsumer, Partition, Producer, acknowledged
+from services.platform.kafka_admin import Admin
 from services.platform.topics import READING_TOPICS, for_replay, load_topics
 from tests.support.polling import eventually_async
 

@@ -1,0 +1,52 @@
+"""Where partitions begin and end, and when their newest records arrived: looked at from outside, in no group."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from services.core.times import from_epoch_milliseconds
+from services.platform.errors import Unavailable
+from services.platform.kafka import Partition
+
+
+class PartitionEnd(NamedTuple):
+    """What the broker holds of a partition now; `newest_time` is None where it holds nothing."""
+
+    first_offset: int
+    end_offset: int
+    newest_time: datetime | None
+
+
+async def partition_ends(
+    bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float
+) -> dict[Partition, PartitionEnd]:
+    """Return what the broker holds of each partition. Raises Unavailable where it does not tell in `deadline_s`."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
+    newest: dict[TopicPartition, datetime] = {}
+    try:
+        async with asyncio.timeout(deadline_s):
+            await consumer.start()
+            wanted = [TopicPartition(*partition) for partition in partitions]
+            first, end = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+            filled = [tp for tp in wanted if end[tp] > first[tp]]
+            consumer.assign(filled)
+            for tp in filled:
+                consumer.seek(tp, end[tp] - 1)
+            while len(newest) < len(filled):
+                for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
+    finally:
+        await consumer.stop()
+    return {(tp.topic, tp.partition): PartitionEnd(first[tp], end[tp], newest.get(tp)) for tp in wanted}
+
+
+async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
+    """Return the latest time of the partitions' last records; None where they are empty. Raises Unavailable."""
+    ends = await partition_ends(bootstrap_servers, partitions, deadline_s=deadline_s)
+    return max((end.newest_time for end in ends.values() if end.newest_time is not None), default=None)
