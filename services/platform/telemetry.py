@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 
 from services.platform.metrics import REGISTRY
 
+_MAX_LINES = 1_000
 STALLED_AFTER_SECONDS = 60.0
 """A service whose main loop has not come round for so long is not healthy."""
 
@@ -40,9 +41,32 @@ def configure_logging(service: str, instance: str, level: str, form: Literal["js
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(NowAndThen())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # Its pool tells with a stack trace that it could not open a connection ahead of need; whoever needs one tells, too.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
+
+
+class NowAndThen(logging.Filter):
+    """Lets the same line of a library through once in `seconds`.
+
+    A client whose server is away repeats itself 60 times a second.
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the line is new, or was not let through lately."""
+        now, line = time.monotonic(), (record.name, record.getMessage())
+        if now - self._last.get(line, -self._seconds) < self._seconds:
+            return False
+        if len(self._last) >= _MAX_LINES:
+            self._last.clear()
+        self._last[line] = now
+        return True
 
 
 class Health:
