@@ -147,7 +147,7 @@ def _is_plainly_written(payload: bytes, reading_count: int) -> bool:
     """
     return (
         reading_count <= MAX_RECORD_READINGS
-        and payload.count(b'"measurement_time"') == reading_count
+        and payload.count(b"measurement_time") == reading_count
         and b"\\" not in payload
     )
 

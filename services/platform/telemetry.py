@@ -11,9 +11,9 @@ from prometheus_client import generate_latest
 
 from services.platform.metrics import REGISTRY
 
+_MAX_LINES = 1_000
 STALLED_AFTER_SECONDS = 60.0
 """A service whose main loop has not come round for so long is not healthy."""
-REPEAT_AFTER_SECONDS = 30.0
 
 
 def configure_logging(service: str, instance: str, level: str, form: Literal["json", "console"]) -> None:
@@ -41,29 +41,33 @@ def configure_logging(service: str, instance: str, level: str, form: Literal["js
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    handler.addFilter(_RepeatsNothing())
+    handler.addFilter(NowAndThen())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # Its pool tells with a stack trace that it could not open a connection ahead of need; whoever needs one tells, too.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
 
 
-class _RepeatsNothing(logging.Filter):
-    """Lets a library say the same thing once in a while only, and as a warning: an error is what we say ourselves.
+class NowAndThen(logging.Filter):
+    """Lets the same line of a library through once in `seconds`.
 
-    While a broker is away its client repeats itself dozens of times a second.
+    A client whose server is away repeats itself 60 times a second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 10.0) -> None:
         super().__init__()
-        self._last_said: dict[tuple[str, int], float] = {}
+        self._seconds = seconds
+        self._last: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is to be written."""
-        key, now = (record.pathname, record.lineno), time.monotonic()
-        if now - self._last_said.get(key, -REPEAT_AFTER_SECONDS) < REPEAT_AFTER_SECONDS:
+        """Tell whether the line is new, or was not let through lately."""
+        now, line = time.monotonic(), (record.name, record.getMessage())
+        if now - self._last.get(line, -self._seconds) < self._seconds:
             return False
-        self._last_said[key] = now
+        if len(self._last) >= _MAX_LINES:
+            self._last.clear()
+        self._last[line] = now
         if record.levelno > logging.WARNING:
+            # An error, which wakes somebody, is what we say ourselves.
             record.levelno, record.levelname = logging.WARNING, "WARNING"
         return True
 
