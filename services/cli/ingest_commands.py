@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from services.cli.durations import parse_duration
 from services.cli.ingest_status import partition_statuses, show_status
 from services.cli.operator import operator_name
 from services.cli.session import Session, command
 from services.cli.show import utc
 from services.ingest.gaps import accept_gap, open_gap
 from services.ingest.progress_queries import allowances_of, gaps_of, progress_of
+from services.ingest.refusal_allowance import allow_refusals
 from services.platform.errors import UserError
 from services.platform.kafka import Partition
 from services.platform.kafka_ends import partition_ends
@@ -79,13 +81,45 @@ async def accept_gap_(
         session.answer.say(f"Accepted. {sentence}; ingest goes on at {to_offset:,} when it is started.")
 
 
-def _partition(session: Session, text: str) -> Partition:
+@command(app, "resume-refusing", "database", "as_json")
+async def resume_refusing(
+    session: Session,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help=f"One of {', '.join(READING_TOPICS)}.")],
+    *,
+    for_: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 30m, 2h, 1d.", show_default=False)],
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why the refusals are right; recorded.", show_default=False)
+    ],
+) -> None:
+    """Let nearly everything of a topic be refused for a while, after ingest stopped because of it.
+
+    Start ingest afterwards. What is refused meanwhile stays listed, and can be sent again.
+    """
+    if not reason.strip():
+        raise UserError("--reason is empty; say why the refusals are right")
+    duration = parse_duration(for_, "--for")
+    full_name = _topic(session, topic)
+    async with session.pool() as pool, transaction(pool) as connection:
+        until = await allow_refusals(connection, full_name, duration, operator_name(), reason)
+    if session.answer.as_json:
+        session.answer.json({"topic": full_name, "allowed_until": until})
+    else:
+        session.answer.say(f"Refusals of {full_name} do not stop ingest until {utc(until)}. Start ingest now.")
+
+
+def _topic(session: Session, name: str) -> str:
     prefix = session.places.topic_prefix
-    topic, _slash, number = text.rpartition("/")
     for known in (prefix + one for one in READING_TOPICS):
-        if topic in {known, known.removeprefix(prefix)} and number.isascii() and number.isdigit():
-            return known, int(number)
-    raise UserError(f"{text!r} names no partition of readings; they are named like {READING_TOPICS[0]}/0")
+        if name in {known, known.removeprefix(prefix)}:
+            return known
+    raise UserError(f"{name!r} is no topic of readings; there are {' and '.join(READING_TOPICS)}")
+
+
+def _partition(session: Session, text: str) -> Partition:
+    topic, _slash, number = text.rpartition("/")
+    if not (number.isascii() and number.isdigit()):
+        raise UserError(f"{text!r} names no partition; they are named like {READING_TOPICS[0]}/0")
+    return _topic(session, topic), int(number)
 
 
 def _confirm(session: Session, sentence: str) -> None:

@@ -1,6 +1,5 @@
 """`meterpost readings`: publishing readings of a file as the devices would have, and moving the arrival clock."""
 
-import re
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,6 +9,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from services.api.catalog_queries import attachments, meters, platform_clock
+from services.cli.durations import parse_duration
 from services.cli.input_file import read_text
 from services.cli.progress import Progress
 from services.cli.publishing import PAST_GRACE, ReadingPublisher, Upload, replay, uploads_of
@@ -30,7 +30,6 @@ from services.platform.topics import READING_TOPICS
 app = typer.Typer(no_args_is_help=True, help="Readings: publish those of a file, as the devices would have.")
 
 _FORMATS = ("nem12", "csv")
-_UNITS_OF_TIME = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LARGEST_LEAD = timedelta(minutes=59)
 """Kafka refuses records whose time lies an hour or more ahead of its own clock."""
 _DEADLINE_S = 15.0
@@ -92,7 +91,7 @@ async def publish(
     """
     source = _Source(file, format_, meter, interval_minutes, round_, skip_bad)
     _check(source)
-    wait = _duration(delay)
+    wait = parse_duration(delay, "--delay")
     routed = await _load(session, source)
     uploads = uploads_of(routed.readings, wait)
     topics = await _look(session)
@@ -229,13 +228,6 @@ def _end(uploads: Sequence[Upload], until: str | None, topics: _Topics) -> datet
 def _check_lead(instant: datetime, name: str) -> None:
     if instant > wall_clock().now() + _LARGEST_LEAD:
         raise UserError(f"{name} is {utc(instant)}: Kafka takes no time an hour or more in the future")
-
-
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if found is None:
-        raise UserError(f"--delay is {text!r}; give a number and s, m, h or d, such as 30s")
-    return timedelta(**{_UNITS_OF_TIME[found[2]]: int(found[1])})
 
 
 def _instant(text: str, option: str) -> datetime:

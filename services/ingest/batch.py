@@ -1,6 +1,7 @@
 """From polled records to one transaction's worth of rows. No IO: the registry is in memory."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from services.core.columns import ColumnJudge, Columns, JudgedColumns, PlainTime
 from services.core.readings import Refusal, RefusalReason
 from services.core.registry import Registry
 from services.core.uploads import Origin
+from services.ingest.refusal_guard import NONE_RECENT, Recent
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import Partition, PartitionBatch, Record, arrival_of
 
@@ -33,6 +35,7 @@ class Position:
     next_offset: int
     watermark: datetime | None
     first_arrival: datetime | None
+    recent: Recent = NONE_RECENT
 
 
 class Advance(NamedTuple):
@@ -93,8 +96,10 @@ class JudgedPartition:
 class BatchBuilder:
     """Judges records, partition by partition, and puts the verdicts together."""
 
-    def __init__(self, *, source_topics: dict[str, int], raw_retention: timedelta) -> None:
+    def __init__(self, *, source_topics: dict[str, int], raw_retention: timedelta, recent_readings: int) -> None:
+        """`recent_readings`: how many readings of each partition the share of the refused is taken of."""
         self._source_topics = source_topics
+        self._recent_readings = recent_readings
         self._raw_retention = raw_retention
         self._times = PlainTimes()
 
@@ -114,12 +119,15 @@ class BatchBuilder:
             first_arrival = first_arrival or watermark
             if not record.is_tick:
                 judge.add(record.value or b"", Origin(source_topic, polled.partition, record.offset, watermark))
-        after = Position(position.epoch, polled.records[-1].offset + 1, watermark, first_arrival)
-        return JudgedPartition(polled, position, after, judge.finish())
+        verdicts = judge.finish()
+        recent = position.recent.then(len(verdicts.versions), len(verdicts.refusals), self._recent_readings)
+        after = Position(position.epoch, polled.records[-1].offset + 1, watermark, first_arrival, recent)
+        return JudgedPartition(polled, position, after, verdicts)
 
     async def judge_again(self, judged: JudgedPartition, registry: Registry) -> JudgedPartition:
         """Judge the same records by a registry that has been refreshed since."""
-        return await self.judge(judged.polled, judged.before, registry)
+        again = await self.judge(judged.polled, judged.before, registry)
+        return JudgedPartition(judged.polled, judged.before, again.after, again.verdicts)
 
 
 def batch_of(partitions: list[JudgedPartition]) -> Batch:
@@ -135,6 +143,15 @@ def batch_of(partitions: list[JudgedPartition]) -> Batch:
         before, counts = partition.before, (len(verdicts.versions), len(verdicts.refusals))
         batch.advances.append(Advance(topic, number, before.epoch, before.next_offset, partition.after, *counts))
     return batch
+
+
+def describe_refusals(partitions: list[JudgedPartition]) -> str:
+    """Return what was refused how often, and the first in full, for people."""
+    refusals = [refusal for partition in partitions for _origin, refusal in partition.verdicts.refusals]
+    if not refusals:
+        return "none of them in this batch"
+    counts = Counter(refusal.reason.value for refusal in refusals).most_common()
+    return f"{', '.join(f'{count:,} {reason}' for reason, count in counts)} in this batch, first: {refusals[0].detail}"
 
 
 def _words(refusal: Refusal) -> tuple[str, str, str | None, bytes]:

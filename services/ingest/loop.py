@@ -7,6 +7,7 @@ database says, and a batch of an owner that was superseded is refused by the epo
 import asyncio
 import time
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -15,17 +16,25 @@ from services.core.readings import SourceTopic
 from services.core.registry import Registry
 from services.core.times import EPOCH
 from services.ingest.backlog import Backlog
-from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of
+from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of, describe_refusals
 from services.ingest.doorbell import Doorbell
 from services.ingest.gaps import GapFound, check_log
+from services.ingest.refusal_guard import RefusalGuard, total_of
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import Superseded
+from services.platform.errors import OperatorNeeded, Superseded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
-from services.platform.metrics import INGEST_BATCH_SECONDS, INGEST_READINGS, INGEST_REFUSED, INGEST_WATERMARK
+from services.platform.metrics import (
+    INGEST_BATCH_SECONDS,
+    INGEST_READINGS,
+    INGEST_REFUSAL_STOPS,
+    INGEST_REFUSED,
+    INGEST_REFUSED_SHARE,
+    INGEST_WATERMARK,
+)
 from services.platform.postgres import Patience
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
 
@@ -58,7 +67,9 @@ class Ingest:
                 settings.topic(READINGS_LOGGER): SourceTopic.LOGGER.value,
             },
             raw_retention=timedelta(days=settings.raw_retention_days),
+            recent_readings=settings.refusal_stop_readings,
         )
+        self._guard = RefusalGuard(settings.refusal_stop_readings, settings.refusal_stop_percent)
         self._registry = Registry()
         self._registry_looked = 0.0
         self._generation = -1
@@ -142,6 +153,7 @@ class Ingest:
     async def _store_waiting(self) -> None:
         """Judge what waits, up to the size of a batch, while the batch before it is being written; then write it."""
         judged = await self._judge_waiting()
+        await self._check_refusals(judged)
         batch = batch_of(judged)
         encoded = await encode_plan(self._marks.plan(batch.versions))
         await self._written()
@@ -206,3 +218,21 @@ class Ingest:
         """Record a gap for the operator, once everything before it is stored."""
         await self._written()
         await self._patience.postgres(lambda: self._store.record_gap(gap))
+
+    async def _check_refusals(self, judged: list[JudgedPartition]) -> None:
+        """Stop before a batch is stored with which nearly everything of a topic was refused lately."""
+        recent = {key: position.recent for key, position in self._positions.items()}
+        recent |= {partition.key: partition.after.recent for partition in judged}
+        for topic in {partition.key[0] for partition in judged}:
+            ours = {key: one for key, one in recent.items() if key[0] == topic}
+            INGEST_REFUSED_SHARE.labels(topic).set(total_of(ours.values()).share)
+            if not self._guard.is_near(ours.values()):
+                continue
+            known = await self._patience.postgres(partial(self._store.topic_refusals, topic))
+            example = describe_refusals([partition for partition in judged if partition.key[0] == topic])
+            try:
+                self._guard.judge(topic, ours, known, example)
+            except OperatorNeeded:
+                INGEST_REFUSAL_STOPS.labels(topic).inc()
+                await self._written()  # the batches before this one stand
+                raise

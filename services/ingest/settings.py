@@ -31,3 +31,13 @@ class IngestSettings(ServiceSettings):
         description="Append ticks to idle partitions; auto: where the broker sets the time (LogAppendTime). "
         "On a topic with CreateTime whoever sets the arrival of the readings sends the ticks too.",
     )
+    refusal_stop_readings: int = Field(
+        1_000,
+        ge=1,
+        le=1_000_000,
+        description="Ingest stops when of so many recent readings of a topic nearly all were refused; also how many "
+        "recent readings of each partition are looked at.",
+    )
+    refusal_stop_percent: int = Field(
+        90, ge=1, le=100, description="How many of them must be more than; 100 never stops ingest."
+    )

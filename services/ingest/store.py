@@ -11,6 +11,8 @@ from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, Regi
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES
 from services.ingest.gaps import GapFound, record_gap
+from services.ingest.progress_queries import allowances_of
+from services.ingest.refusal_guard import Recent, TopicRefusals
 from services.ingest.write_plan import EncodedPlan, encode_plan, merge_everything
 from services.platform.crash_points import crash_point
 from services.platform.errors import Superseded, Unavailable
@@ -41,7 +43,7 @@ _CLAIM = """
     INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner)
     VALUES ($1, $2, 0, 1, $3)
     ON CONFLICT (topic, partition) DO UPDATE SET epoch = mine.epoch + 1, owner = $3, updated_at = now()
-    RETURNING epoch, next_offset, watermark, first_arrival
+    RETURNING epoch, next_offset, watermark, first_arrival, recent_stored, recent_refused
 """
 
 # A batch is stored only from exactly where the partition stands, by its owner. So neither an owner that was
@@ -49,10 +51,12 @@ _CLAIM = """
 _ADVANCE = """
     UPDATE ingest_progress AS mine
     SET next_offset = moved.next_offset, watermark = moved.watermark, first_arrival = moved.first_arrival,
-        stored_count = stored_count + moved.stored, refused_count = refused_count + moved.refused, updated_at = now()
+        stored_count = stored_count + moved.stored, refused_count = refused_count + moved.refused, updated_at = now(),
+        recent_stored = moved.recent_stored, recent_refused = moved.recent_refused
     FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
-                $7::timestamptz[], $8::bigint[], $9::bigint[])
-         AS moved (topic, partition, epoch, from_offset, next_offset, watermark, first_arrival, stored, refused)
+                $7::timestamptz[], $8::bigint[], $9::bigint[], $10::integer[], $11::integer[])
+         AS moved (topic, partition, epoch, from_offset, next_offset, watermark, first_arrival, stored, refused,
+                   recent_stored, recent_refused)
     WHERE mine.topic = moved.topic AND mine.partition = moved.partition
       AND mine.epoch = moved.epoch AND mine.next_offset = moved.from_offset
 """
@@ -122,7 +126,8 @@ class IngestStore:
                 for topic, partition in sorted(partitions):
                     row = await connection.fetchrow(_CLAIM, topic, partition, owner)
                     assert row is not None  # noqa: S101 - the statement always returns its row
-                    claimed[topic, partition] = Position(*row)
+                    epoch, next_offset, watermark, first_arrival, *recent = row.values()
+                    claimed[topic, partition] = Position(epoch, next_offset, watermark, first_arrival, Recent(*recent))
         except Unavailable:
             async with transaction(self._pool) as connection:
                 ended = await connection.fetchval(_END_ZOMBIES, self._zombie_after)
@@ -188,6 +193,8 @@ class IngestStore:
             [move.position.first_arrival for move in moves],
             [move.stored for move in moves],
             [move.refused for move in moves],
+            [move.position.recent.stored for move in moves],
+            [move.position.recent.refused for move in moves],
         )
         if status != f"UPDATE {len(moves)}":
             raise Superseded("another process owns one of the partitions, or the batch is stored already")
@@ -208,6 +215,15 @@ class IngestStore:
         """Keep a gap in the broker's log for the operator to decide about."""
         async with transaction(self._pool) as connection:
             await record_gap(connection, gap)
+
+    async def topic_refusals(self, topic: str) -> TopicRefusals:
+        """Return the recent readings of a topic's partitions, as last stored, and whether refusals are allowed."""
+        async with transaction(self._pool) as connection:
+            rows = await connection.fetch(
+                "SELECT partition, recent_stored, recent_refused FROM ingest_progress WHERE topic = $1", topic
+            )
+            allowed = await allowances_of(connection, [topic])
+        return TopicRefusals({(topic, row[0]): Recent(row[1], row[2]) for row in rows}, bool(allowed))
 
     async def registry_revision(self) -> int:
         """Return the catalog's newest revision."""

@@ -10,6 +10,18 @@ INGEST_READINGS = Counter(
     registry=REGISTRY,
 )
 INGEST_REFUSED = Counter("meterpost_ingest_refused", "Readings refused.", labelnames=("reason",), registry=REGISTRY)
+INGEST_REFUSED_SHARE = Gauge(
+    "meterpost_ingest_refused_share",
+    "Share of the refused among a topic's recent readings, 0 to 1, over the partitions of this process.",
+    labelnames=("topic",),
+    registry=REGISTRY,
+)
+INGEST_REFUSAL_STOPS = Counter(
+    "meterpost_ingest_refusal_stops",
+    "Batches that were not stored, because nearly everything of the topic was refused; the process ends then.",
+    labelnames=("topic",),
+    registry=REGISTRY,
+)
 INGEST_BATCH_SECONDS = Histogram(
     "meterpost_ingest_batch_seconds",
     "From the poll's end to the commit of its batch.",

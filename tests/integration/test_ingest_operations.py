@@ -210,7 +210,7 @@ async def test_records_removed_before_they_were_read_wait_for_the_operator(
 
     accept = ("ingest", "accept-gap", "readings.logger/0", "--reason", "retention too short")
     assert "add --yes" in meterpost.refused(*accept)
-    assert "names no partition" in meterpost.refused("ingest", "accept-gap", "nothing/0", "--reason", "x")
+    assert "is no topic of readings" in meterpost.refused("ingest", "accept-gap", "nothing/0", "--reason", "x")
     assert "ingest goes on at 6" in meterpost.ok(*accept, "--yes")
     service = platform.start("services.ingest")
     await platform.ingested()
@@ -247,3 +247,66 @@ async def test_a_gap_that_opens_while_ingest_runs_begins_where_the_stored_ends(
     [gap] = await platform.fetch("SELECT from_offset, to_offset FROM ingest_gap")
     [position] = await platform.fetch("SELECT next_offset FROM ingest_progress WHERE topic = $1", logger)
     assert gap["from_offset"] == position["next_offset"] < gap["to_offset"] == 4
+
+
+def wrong_uploads(number: int, count: int) -> tuple[bytes, datetime]:
+    return upload("LG-404", [pulses(place, T0, 1) for place in range(count)]), T0 + number * MINUTE
+
+
+async def test_nearly_everything_refused_stops_ingest_before_it_is_stored(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    await platform.declare_topics(partitions=2)
+    await seed_catalog(platform.database_url)
+    await publish(platform, [minute_upload(0)])
+    await publish(platform, [wrong_uploads(1, 900), minute_upload(2)])
+    service = platform.start("services.ingest")
+    await platform.ingested()  # fewer than a thousand readings never stop it
+    assert service.is_running
+    await publish(platform, [wrong_uploads(2, 900)], partition=1)
+    await stops_for_the_operator(service)
+    log = service.log_tail()
+    assert "900 unknown_device in this batch" in log
+    assert "meterpost ingest resume-refusing" in log
+    assert await platform.value("SELECT count(*) FROM rejected_reading") == 900
+    again = platform.start("services.ingest")
+    await stops_for_the_operator(again)
+    assert await platform.value("SELECT count(*) FROM rejected_reading") == 900
+    assert "REFUSED of" in meterpost.ok("ingest", "status")
+
+    resume = ("ingest", "resume-refusing", "readings.logger", "--reason", "a customer left")
+    assert "--for is 'ever'" in meterpost.refused(*resume, "--for", "ever")
+    assert "do not stop ingest until" in meterpost.ok(*resume, "--for", "10m")
+    platform.start("services.ingest")
+    await platform.ingested()
+    assert await platform.value("SELECT count(*) FROM rejected_reading") == 1800
+    [allowed] = meterpost.json("ingest", "status")["refusals_allowed"]
+    assert allowed["reason"] == "a customer left"
+    assert await platform.value("SELECT array_agg(action) FROM operator_action") == ["resume_refusing"]
+
+
+async def test_nearly_everything_refused_is_no_matter_once_the_cause_is_mended(platform: Platform) -> None:
+    await platform.declare_topics(partitions=1)
+    await seed_catalog(platform.database_url)
+    await publish(platform, [wrong_uploads(1, 600), wrong_uploads(2, 600)])
+    await stops_for_the_operator(platform.start("services.ingest"))
+    assert await platform.value("SELECT count(*) FROM rejected_reading") == 0
+    await platform.fetch("INSERT INTO device VALUES ('LG-404', 1, 'logger', 2)")
+    await platform.fetch(
+        "INSERT INTO input_attachment SELECT 'LG-404', number, '-infinity', 2, 1 FROM generate_series(0, 599) number"
+    )
+    await platform.fetch("UPDATE catalog_revision SET revision = 2")
+    platform.start("services.ingest")
+    await platform.ingested()
+    assert await platform.value("SELECT sum(stored_count) FROM ingest_progress") == 1200
+
+
+async def test_one_partition_full_of_rubbish_stops_nobody(platform: Platform) -> None:
+    await platform.declare_topics(partitions=3)
+    await seed_catalog(platform.database_url)
+    service = platform.start("services.ingest")
+    await publish(platform, [wrong_uploads(number, 900) for number in range(4)], partition=2)
+    await publish(platform, [minute_upload(5)])
+    await platform.ingested()
+    assert await platform.value("SELECT count(*) FROM rejected_reading") == 3600
+    assert service.is_running
