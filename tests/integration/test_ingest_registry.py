@@ -55,6 +55,7 @@ async def counted_ingest(platform: Platform, monkeypatch: pytest.MonkeyPatch) ->
     CountingStore.looks = CountingStore.changes = CountingStore.batches = 0
     for name, value in platform.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("METERPOST_REFUSAL_STOP_PERCENT", "100")  # the storm is the point
     settings = load(IngestSettings)
     stopping = asyncio.Event()
     running = asyncio.create_task(app.main(settings, Health(), stopping))
