@@ -13,6 +13,9 @@ class IngestSettings(ServiceSettings):
     raw_retention_days: int = Field(
         92, ge=1, le=36_500, description="A reading measured longer than this before its arrival is refused as too old."
     )
+    raw_retention_margin_days: int = Field(
+        7, ge=1, le=36_500, description="Days of readings are dropped so much later than they can still be added to."
+    )
     batch_readings: int = Field(20_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
     poll_records: int = Field(2_000, ge=1, le=100_000, description="Records taken from the fetched ones at a time.")
     ticks: Literal["auto", "on", "off"] = Field(

@@ -11,6 +11,7 @@ from services.core.readings import ReadingVersion
 from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
+from services.ingest.day_partitions import day_partitions, partition_name
 from services.ingest.gaps import GapFound, record_gap
 from services.ingest.progress_queries import allowances_of
 from services.ingest.refusal_guard import Recent, TopicRefusals
@@ -18,7 +19,7 @@ from services.ingest.write_plan import WritePlan, merge_everything
 from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
-from services.platform.partitions import TimePartition, create_partitions
+from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 
 log = structlog.get_logger()
@@ -142,13 +143,18 @@ class IngestStore:
             # Somebody else stored a reading that we took for new. The merge is right in any case.
             INGEST_MERGED_BATCHES.inc()
             await self._store(batch, merge_everything(batch.versions))
+        except (asyncpg.UndefinedTableError, asyncpg.CheckViolationError):
+            # A day that was there has been dropped since; a reading for it came after all, and gets one.
+            self._known_days -= plan.days
+            await self._ensure_days(plan.days)
+            await self._store(batch, merge_everything(batch.versions))
 
     async def _store(self, batch: Batch, plan: WritePlan) -> None:
         async with transaction(self._pool) as connection:
             await connection.execute(_NO_WAIT_FOR_THE_DISK)
             await self._advance(connection, batch)
             for day, rows in plan.new_by_day:
-                await _copy(connection, _partition_name("reading", day), rows)
+                await _copy(connection, partition_name("reading", day), rows)
             if len(plan.to_merge):
                 await connection.execute(_STAGING)
                 await _copy(connection, "staged_reading", plan.to_merge)
@@ -183,10 +189,7 @@ class IngestStore:
         for first in range(0, len(missing), _DAYS_AT_ONCE):
             some = missing[first : first + _DAYS_AT_ONCE]
             async with transaction(self._pool) as connection:
-                await create_partitions(
-                    connection,
-                    [_day_partition(table, day) for day in some for table in ("reading", "reading_superseded")],
-                )
+                await create_partitions(connection, [one for day in some for one in day_partitions(day)])
             self._known_days.update(some)
 
     async def record_gap(self, gap: GapFound) -> None:
@@ -241,15 +244,6 @@ class IngestStore:
 
 # Stands for -infinity in Python, whose earliest aware instant cannot be shifted between zones.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
-
-
-def _partition_name(table: str, day: date) -> str:
-    return f"{table}_{day:%Y%m%d}"
-
-
-def _day_partition(table: str, day: date) -> TimePartition:
-    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return TimePartition(table, _partition_name(table, day), start, start + timedelta(days=1))
 
 
 async def _copy(connection: Connection, table: str, rows: Columns) -> None:
