@@ -1,9 +1,11 @@
 """Ingest's wiring: what the loop needs, built once, closed in order."""
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 
+from services.ingest.day_partitions import DayKeeper
 from services.ingest.doorbell import Doorbell
 from services.ingest.loop import Edges, Ingest
 from services.ingest.settings import IngestSettings
@@ -28,10 +30,12 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     topics = (settings.topic(READINGS_BRIDGE), settings.topic(READINGS_LOGGER))
     try:
         pool = await patience.postgres(
-            lambda: connect_pool(url, max_size=2, statement_timeout_seconds=settings.database_timeout_seconds)
+            lambda: connect_pool(url, max_size=3, statement_timeout_seconds=settings.database_timeout_seconds)
         )
     except Unavailable:
         return
+    keep = timedelta(days=settings.raw_retention_days + settings.raw_retention_margin_days)
+    keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep).run(stopping))
     producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
     try:
         await patience.kafka(producer.start)
@@ -65,6 +69,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
         # Only a stop ends our patience: there is nothing left to do for this process.
         log.info("stopped_while_waiting")
     finally:
+        keeping_days.cancel()
         await producer.stop()
         pool.terminate()
 

@@ -13,6 +13,9 @@ class IngestSettings(ServiceSettings):
     raw_retention_days: int = Field(
         92, ge=1, le=36_500, description="A reading measured longer than this before its arrival is refused as too old."
     )
+    raw_retention_margin_days: int = Field(
+        7, ge=1, le=36_500, description="Days of readings are dropped so much later than they can still be added to."
+    )
     batch_readings: int = Field(40_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
     session_seconds: int = Field(
         10,

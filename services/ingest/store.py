@@ -10,15 +10,16 @@ from services.core.readings import ReadingVersion
 from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES
+from services.ingest.day_partitions import day_partitions, partition_name
 from services.ingest.gaps import GapFound, record_gap
 from services.ingest.progress_queries import allowances_of
 from services.ingest.refusal_guard import Recent, TopicRefusals
 from services.ingest.write_plan import EncodedPlan, encode_plan, merge_everything
 from services.platform.crash_points import crash_point
-from services.platform.errors import Superseded, Unavailable
+from services.platform.errors import Superseded, Unavailable, UserError
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
-from services.platform.partitions import TimePartition, create_partitions
+from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 
 log = structlog.get_logger()
@@ -153,6 +154,13 @@ class IngestStore:
             if not await self._is_stored(batch):
                 raise
             log.info("batch_stored_already")
+        except (UserError, asyncpg.CheckViolationError) as error:
+            # A day that was there has been dropped since; a reading for it came after all, and gets one.
+            if isinstance(error, UserError) and not isinstance(error.__cause__, asyncpg.UndefinedTableError):
+                raise
+            self._known_days -= plan.days
+            await self._ensure_days(plan.days)
+            await self._store(batch, await encode_plan(merge_everything(batch.versions)))
 
     async def _is_stored(self, batch: Batch) -> bool:
         """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
@@ -169,7 +177,7 @@ class IngestStore:
             await self._advance(connection, batch)
             crash_point("ingest.before_copy")
             for day, pieces in plan.new_by_day:
-                await _copy(connection, _partition_name("reading", day), pieces)
+                await _copy(connection, partition_name("reading", day), pieces)
             if plan.to_merge:
                 await connection.execute(_STAGING)
                 await _copy(connection, "staged_reading", plan.to_merge)
@@ -205,10 +213,7 @@ class IngestStore:
         for first in range(0, len(missing), _DAYS_AT_ONCE):
             some = missing[first : first + _DAYS_AT_ONCE]
             async with transaction(self._pool) as connection:
-                await create_partitions(
-                    connection,
-                    [_day_partition(table, day) for day in some for table in ("reading", "reading_superseded")],
-                )
+                await create_partitions(connection, [one for day in some for one in day_partitions(day)])
             self._known_days.update(some)
 
     async def record_gap(self, gap: GapFound) -> None:
@@ -263,15 +268,6 @@ class IngestStore:
 
 # Stands for -infinity in Python, whose earliest aware instant cannot be shifted between zones.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
-
-
-def _partition_name(table: str, day: date) -> str:
-    return f"{table}_{day:%Y%m%d}"
-
-
-def _day_partition(table: str, day: date) -> TimePartition:
-    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return TimePartition(table, _partition_name(table, day), start, start + timedelta(days=1))
 
 
 async def _copy(connection: Connection, table: str, pieces: list[bytes]) -> None:

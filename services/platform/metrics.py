@@ -38,6 +38,9 @@ INGEST_MERGED_BATCHES = Counter(
     "Batches that were merged as a whole, because a reading that was taken for new was stored already.",
     registry=REGISTRY,
 )
+INGEST_DAYS_DROPPED = Counter(
+    "meterpost_ingest_days_dropped", "Days of readings dropped by retention.", registry=REGISTRY
+)
 INGEST_TICKS = Counter("meterpost_ingest_ticks", "Ticks appended to idle partitions.", registry=REGISTRY)
 INGEST_WATERMARK = Gauge(
     "meterpost_ingest_watermark_seconds",

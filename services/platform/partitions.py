@@ -1,6 +1,6 @@
 """Partitions of tables that are cut by time, made on demand without stopping readers or writers of the others."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from services.platform.postgres import Connection
@@ -39,3 +39,15 @@ async def create_partitions(connection: Connection, partitions: list[TimePartiti
             f"ALTER TABLE {partition.parent} ATTACH PARTITION {partition.name} "
             f"FOR VALUES FROM ('{partition.start.isoformat()}') TO ('{partition.end.isoformat()}')"
         )
+
+
+async def drop_partitions(connection: Connection, partitions: list[TimePartition], *, lock_timeout: timedelta) -> None:
+    """Drop those that exist, with all they hold. Call it in a transaction of its own.
+
+    Their parents are locked for a moment, and who comes meanwhile waits for as long as we do: at most `lock_timeout`
+    for each, then asyncpg.LockNotAvailableError.
+    """
+    milliseconds = lock_timeout // timedelta(milliseconds=1)
+    await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _PARTITION_LOCK)
+    await connection.execute(f"DROP TABLE IF EXISTS {', '.join(partition.name for partition in partitions)}")
