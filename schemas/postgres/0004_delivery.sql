@@ -21,7 +21,8 @@ CREATE TABLE export_job_progress (
     lease_until             timestamptz,
     -- Each claim adds one; a result is recorded only under the epoch it was claimed with.
     epoch                   bigint NOT NULL DEFAULT 0,
-    -- Set when an answer means that trying again is useless; nothing is sent until the job is resumed. Wall clock.
+    -- Set when an answer means that trying again is useless; nothing is sent until the job is resumed. Wall clock, but
+    -- never before export_job.resumed_at.
     stopped_at              timestamptz,
     -- A stable code such as http_401, and a sentence for people.
     stopped_reason          text,

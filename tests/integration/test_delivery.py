@@ -12,6 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.api.job_queries import find_job
+from services.api.job_store import resume_job
 from services.core.messages import WindowsClosed, encode
 from services.core.retry import Answer, Verdict
 from services.delivery.job_store import JobStore, Release
@@ -310,6 +312,32 @@ async def test_a_refusal_stops_the_job_until_it_is_resumed(
     assert [r.status for r in receiver.received] == [code, 200, 200, 200]
     assert receiver.received[0].part_id == receiver.received[1].part_id
     assert (await exports.progress(job_id))["stopped_at"] is None
+
+
+async def test_clocks_that_disagree_neither_swallow_a_resume_nor_lift_a_later_stop(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    job_id = await exports.add_job(to)
+    pool = await connect_pool(exports.url, max_size=2)
+    try:
+        async with delivering(exports.url):
+            await until_stopped(exports, job_id, "http_410")
+            for skew in (-timedelta(hours=1), timedelta(hours=1), -timedelta(hours=2)):
+                receiver.otherwise = status(401)
+                assert await resume_job(pool, 1, job_id, SystemClock().now() + skew)
+                await until_stopped(exports, job_id, "http_401")
+                async with pool.acquire() as connection:
+                    assert (await find_job(connection, 1, job_id)).state == "stopped"
+                receiver.otherwise = status(410)
+                assert await resume_job(pool, 1, job_id, SystemClock().now())
+                await until_stopped(exports, job_id, "http_410")
+    finally:
+        pool.terminate()
+    # A stop that an older resume lifted would have been tried again and again.
+    assert [r.status for r in receiver.received] == [410, 401, 410, 401, 410, 401, 410]
 
 
 async def test_a_repaired_address_reaches_the_runs_that_wait(
