@@ -98,6 +98,12 @@ class RunStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def installation_id(self) -> str:
+        """Return what tells this installation's parts from those of any other."""
+        async with transaction(self._pool) as connection:
+            found: str = await connection.fetchval("SELECT installation_id FROM installation")
+        return found
+
     async def add(self, claim: Claim, plan: Plan, seen_version: int, now: datetime) -> None:
         """Add the planned runs, which pin the newest catalog revision, and move the job on to its next slot."""
         runs = plan.runs

@@ -90,7 +90,9 @@ async def test_closed_windows_arrive_complete_and_in_order(
         await exports.close_windows(15, at(10, 15), at(11))
         await until_states(exports, job_id, ["delivered"] * 3)
 
-    assert [r.part_id for r in receiver.received] == [f"job{job_id}-20261120T{h:02}0000Z-part1" for h in (8, 9, 10)]
+    [installation] = await exports.column("SELECT installation_id FROM installation")
+    stem = f"{installation}-job{job_id}-20261120T"
+    assert [r.part_id for r in receiver.received] == [f"{stem}{h:02}0000Z-part1" for h in (8, 9, 10)]
     first = receiver.received[0]
     assert [(row["MEASUREMENT_TIME(UTC)"], row["METER_ID"]) for row in rows(first)] == [
         (f"2026-11-20T08:{minute:02}:00Z", meter) for minute in (0, 15, 30, 45) for meter in range(1, 6)
