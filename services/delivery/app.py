@@ -44,7 +44,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         pool = await patience.postgres(lambda: connect_pool(url, max_size=settings.database_connections))
     except Unavailable:
         return
-    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool))
+    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool), RowStore(pool))
     try:
         installation_id = await patience.postgres(stores.runs.installation_id)
     except Unavailable:
@@ -75,7 +75,7 @@ def build(
 ) -> Dispatcher:
     """Put the parts together."""
     lease = timedelta(seconds=settings.lease_seconds)
-    freezer = Freezer(RowStore(pool), transport.part_format, at_once=max(1, settings.database_connections // 3))
+    freezer = Freezer(stores.rows, transport.part_format, at_once=max(1, settings.database_connections // 3))
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -26,29 +25,7 @@ from services.platform.topics import WINDOWS_CLOSED
 from tests.support.exports import NO_KAFKA, Exports, at, delivering
 from tests.support.platform import Platform, running
 from tests.support.polling import eventually_async
-from tests.support.receiver import Authority, Received, ScriptedReceiver, hang, make_authority, running_receiver, status
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def receiver(authority: Authority) -> AsyncIterator[ScriptedReceiver]:
-    async with running_receiver(authority.server) as running:
-        yield running
-
-
-@pytest.fixture
-def exports(database_url: str) -> Exports:
-    return Exports(database_url)
-
-
-@pytest.fixture
-def to(receiver: ScriptedReceiver, authority: Authority) -> dict[str, Any]:
-    """Give the settings of a job that goes to the receiver."""
-    return {"url": receiver.url, "ca_pem": authority.ca_pem}
+from tests.support.receiver import Authority, Received, ScriptedReceiver, hang, running_receiver, status
 
 
 def rows(received: Received) -> list[dict[str, Any]]:

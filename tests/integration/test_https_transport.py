@@ -47,17 +47,6 @@ PART = OutgoingPart(
 DEADLINE_SECONDS = 1.0
 
 
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def receiver(authority: Authority) -> AsyncIterator[ScriptedReceiver]:
-    async with running_receiver(authority.server) as running:
-        yield running
-
-
 @pytest.fixture
 async def transport() -> AsyncIterator[HttpsTransport]:
     deadlines = Deadlines(connect=timedelta(seconds=0.5), total=timedelta(seconds=DEADLINE_SECONDS))
