@@ -110,7 +110,7 @@ CREATE TABLE export_job (
     organization_id integer NOT NULL REFERENCES organization,
     -- The first slot is the first that begins at or after this instant of the platform's clock.
     starts_at       timestamptz NOT NULL,
-    -- Wall clock. Delivery lifts a stop of its own that is older than this.
+    -- Wall clock, but always later than the stop it lifts: delivery lifts a stop of its own that is older than this.
     resumed_at      timestamptz,
     created_at      timestamptz NOT NULL DEFAULT now(),
     deleted_at      timestamptz

@@ -21,7 +21,8 @@ CREATE TABLE export_job_progress (
     lease_until             timestamptz,
     -- Each claim adds one; a result is recorded only under the epoch it was claimed with.
     epoch                   bigint NOT NULL DEFAULT 0,
-    -- Set when an answer means that trying again is useless; nothing is sent until the job is resumed. Wall clock.
+    -- Set when an answer means that trying again is useless; nothing is sent until the job is resumed. Wall clock, but
+    -- never before export_job.resumed_at.
     stopped_at              timestamptz,
     -- A stable code such as http_401, and a sentence for people.
     stopped_reason          text,
@@ -43,9 +44,9 @@ CREATE TABLE export_run (
     -- Pinned when planned: the job's version and the names, units and sites as known at this revision.
     job_version      integer NOT NULL,
     catalog_revision bigint NOT NULL,
-    -- planned -> frozen -> delivered | failed; empty: no row, nothing to send; skipped: the job was paused.
+    -- planned -> frozen -> delivered; empty: no row, nothing to send; skipped: the job was paused.
     state            text NOT NULL
-                     CHECK (state IN ('planned', 'frozen', 'delivered', 'failed', 'empty', 'skipped')),
+                     CHECK (state IN ('planned', 'frozen', 'delivered', 'empty', 'skipped')),
     part_count       integer NOT NULL DEFAULT 0,
     row_count        bigint NOT NULL DEFAULT 0,
     byte_count       bigint NOT NULL DEFAULT 0,
@@ -69,7 +70,7 @@ CREATE TABLE export_part (
     row_count         integer NOT NULL CHECK (row_count > 0),
     byte_count        integer NOT NULL,
     sha256            bytea NOT NULL,
-    state             text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'failed')),
+    state             text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered')),
     attempt_count     integer NOT NULL DEFAULT 0,
     next_attempt_at   timestamptz,
     delivered_at      timestamptz,

@@ -18,7 +18,7 @@ _JOBS = """
     SELECT job.organization_id, job.job_id, job.starts_at, job.created_at, newest.version, newest.effective_from,
            newest.name, newest.data, newest.frequency_minutes, newest.resolution_minutes, newest.site_ids,
            newest.transport, newest.transport_settings, pause.paused_from, progress.next_slot_start,
-           CASE WHEN job.resumed_at IS NULL OR progress.stopped_at > job.resumed_at
+           CASE WHEN job.resumed_at IS NULL OR progress.stopped_at >= job.resumed_at
                 THEN progress.stopped_at END AS stopped_at,
            progress.stopped_reason, progress.stopped_detail
     FROM export_job AS job

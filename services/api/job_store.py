@@ -88,7 +88,18 @@ async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetim
             job_id,
             await platform_clock(connection) or job.starts_at,
         )
-        await connection.execute("UPDATE export_job SET resumed_at = $2 WHERE job_id = $1", job_id, now)
+        # A stop is dated by the clock of delivery's host, which may be ahead of ours: later than the stop, whatever.
+        await connection.execute(
+            """
+            UPDATE export_job SET resumed_at = GREATEST(
+                $3, (SELECT stopped_at + interval '1 microsecond' FROM export_job_progress
+                     WHERE organization_id = $1 AND job_id = $2))
+            WHERE job_id = $2
+            """,
+            organization_id,
+            job_id,
+            now,
+        )
         return True
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from services.api.catalog_queries import AnyConnection
 from services.core.parts import run_id
 
-RUN_STATES = ("planned", "frozen", "delivered", "failed", "empty", "skipped")
+RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped")
 
 
 class Run(NamedTuple):

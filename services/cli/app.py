@@ -28,7 +28,7 @@ Examples
     meterpost runs show job1-20200101T000000Z
 
   The same for programs:
-    meterpost runs list --state failed --json
+    meterpost runs list --state frozen --json
 
   Servers of your own:
     meterpost db migrate --database postgresql://user@db.example.org/meterpost

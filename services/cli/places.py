@@ -75,13 +75,17 @@ class Places:
         if os.environ.get(variable):
             return Place(os.environ[variable], variable)
         file = self._endpoints_file()
-        found = _read(file).get(key) if file else None
+        content = _read(file) if file else {}
+        found = content.get(key)
         if not isinstance(found, str):
             where = f"{file} does not name it" if file else f"no {DEFAULT_DATA_FOLDER}/{ENDPOINTS} was found"
             raise UserError(
                 f"where {what} is, is not known ({where}): start the demo with `make run`, "
                 f"or give {option_name}, or set {variable}"
             )
+        supervisor_pid = content.get("supervisor_pid")
+        if isinstance(supervisor_pid, int) and not _is_running(supervisor_pid):
+            return Place(found, f"{file}, but the demo that wrote it does not seem to run any more: start `make run`")
         return Place(found, f"{file}, which a demo wrote: does `make run` still run?")
 
     def _endpoints_file(self) -> Path | None:
@@ -108,6 +112,17 @@ def without_password(url: str) -> str:
     except ValueError:
         return "an address that cannot be understood"
     return f"{parts.hostname}:{port}{parts.path}"
+
+
+def _is_running(pid: int) -> bool:
+    """Tell whether there is a process of this id; it may be another's by now, so yes is no proof."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -110,9 +110,9 @@ def run_id(job_id: int, slot_start: datetime) -> str:
     return f"job{job_id}-{compact_time(slot_start)}"
 
 
-def part_id(job_id: int, slot_start: datetime, part: int) -> str:
-    """Return the id of a part; the same on every attempt (Standard Webhooks' `webhook-id`)."""
-    return f"{run_id(job_id, slot_start)}-part{part}"
+def part_id(installation_id: str, job_id: int, slot_start: datetime, part: int) -> str:
+    """Return the id of a part; the same on every attempt (Standard Webhooks' `webhook-id`), another's nowhere."""
+    return f"{installation_id}-{run_id(job_id, slot_start)}-part{part}"
 
 
 def slug(name: str) -> str:

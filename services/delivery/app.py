@@ -44,9 +44,15 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         pool = await patience.postgres(lambda: connect_pool(url, max_size=settings.database_connections))
     except Unavailable:
         return
+    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool), RowStore(pool))
+    try:
+        installation_id = await patience.postgres(stores.runs.installation_id)
+    except Unavailable:
+        pool.terminate()
+        return
     deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
     transport = TRANSPORTS[name](deadlines, clock)
-    dispatcher = build(name, transport, pool, settings, clock, patience)
+    dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
     health.started()
     try:
@@ -59,12 +65,18 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
 
 
 def build(
-    name: str, transport: Transport, pool: Pool, settings: DeliverySettings, clock: Clock, patience: Patience
+    name: str,
+    transport: Transport,
+    pool: Pool,
+    stores: Stores,
+    installation_id: str,
+    settings: DeliverySettings,
+    clock: Clock,
+    patience: Patience,
 ) -> Dispatcher:
     """Put the parts together."""
-    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool))
     lease = timedelta(seconds=settings.lease_seconds)
-    freezer = Freezer(RowStore(pool), transport.part_format, at_once=max(1, settings.database_connections // 3))
+    freezer = Freezer(stores.rows, transport.part_format, at_once=max(1, settings.database_connections // 3))
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )
@@ -73,7 +85,7 @@ def build(
         transport,
         stores,
         freezer=freezer,
-        sender=Sender(freezer, transport.part_format, policy, clock),
+        sender=Sender(installation_id, freezer, transport.part_format, policy, clock),
         limits=Limits(settings.slice_seconds, lease, settings.planned_runs),
         clock=clock,
         patience=patience,

@@ -95,10 +95,12 @@ SET lease_owner = NULL, lease_until = NULL, transport = $4, destination = $5,
 WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
 """
 
+# Not before the last resume, which another clock may have dated: it must not lift a stop that came after it.
 _STOP = """
 UPDATE export_job_progress
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = NULL,
-    stopped_at = $3, stopped_reason = $4, stopped_detail = $5
+    stopped_at = GREATEST($3, (SELECT resumed_at FROM export_job WHERE job_id = $2)),
+    stopped_reason = $4, stopped_detail = $5
 WHERE organization_id = $1 AND job_id = $2
 """
 

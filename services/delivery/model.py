@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from services.core.schedule import Slot
 
+MEASUREMENTS = "meters_measurements"
+"""The data of a job that exports closed windows."""
+
 
 class JobKey(NamedTuple):
     """Which job."""

@@ -1,20 +1,35 @@
 """Which runs of a job are due: a pure function of its versions, its pauses and the closed windows."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from services.core.schedule import Slot, first_slot, is_due, next_slot
 from services.core.times import floor_to
-from services.delivery.model import Pause, Version
+from services.delivery.model import MEASUREMENTS, Pause, Version
+
+MAX_RUNS_AT_ONCE = 10_000
+"""Of which most need no work: they are skipped or known to be empty."""
+
+PlannedState = Literal["planned", "empty", "skipped"]
 
 
 class PlannedRun(NamedTuple):
-    """A run that became due."""
+    """A run that became due; only a planned one is still to be worked on."""
 
     slot: Slot
     version: int
-    is_skipped: bool
+    state: PlannedState
+
+
+class FilledWindows(NamedTuple):
+    """The windows of one resolution in which a job's organization has rows: all of them that start before `until`."""
+
+    resolution_minutes: int
+    starts: Sequence[datetime]
+    """Ascending, from the job's next slot on."""
+    until: datetime
 
 
 class Plan(NamedTuple):
@@ -53,17 +68,41 @@ def plan(
     pauses: Sequence[Pause],
     closed_until: Mapping[int, datetime],
     limit: int,
+    filled: FilledWindows | None = None,
 ) -> Plan:
-    """Return the due runs of the slots from `planned_until` on, oldest first, at most `limit`."""
+    """Return the due runs of the slots from `planned_until` on, oldest first, at most `limit` that need work.
+
+    With `filled`, runs that would turn out to be empty are so at once, and the plan ends where that knowledge ends.
+    """
     runs: list[PlannedRun] = []
     while True:
         version = in_force(versions, planned_until)
         slot = next_slot(planned_until, version.frequency_minutes, version.resolution_minutes)
         due = is_due(slot, closed_until.get(version.resolution_minutes))
-        if len(runs) >= limit or not due:
+        known = filled if _tells_of(filled, version) else None
+        is_enough = limit <= 0 or len(runs) >= MAX_RUNS_AT_ONCE or (known and slot.end > known.until and runs)
+        if is_enough or not due:
             return Plan(runs, slot, version, due)
-        runs.append(PlannedRun(slot, version.version, is_paused(slot.start, pauses)))
+        state = _state(slot, pauses, known)
+        runs.append(PlannedRun(slot, version.version, state))
+        limit -= state == "planned"
         planned_until = slot.end
+
+
+def _tells_of(filled: FilledWindows | None, version: Version) -> bool:
+    if filled is None:
+        return False
+    return version.data == MEASUREMENTS and version.resolution_minutes == filled.resolution_minutes
+
+
+def _state(slot: Slot, pauses: Sequence[Pause], filled: FilledWindows | None) -> PlannedState:
+    if is_paused(slot.start, pauses):
+        return "skipped"
+    if filled is None or slot.end > filled.until:
+        return "planned"
+    place = bisect_left(filled.starts, slot.start)
+    has_rows = place < len(filled.starts) and filled.starts[place] < slot.end
+    return "planned" if has_rows else "empty"
 
 
 def is_paused(instant: datetime, pauses: Sequence[Pause]) -> bool:

@@ -1,17 +1,20 @@
 """The rows of a run: closed measurements with the names that were in force, as known when the run was planned."""
 
 from collections.abc import AsyncGenerator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 
 from services.core.conversion import Utility
 from services.core.records import MeasurementRow
 from services.delivery.model import RowRange, Run, Version
+from services.delivery.planning import FilledWindows
 from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Pool, transaction
 
 BATCH_ROWS = 2_000
+# Some tenths of a second at most; the longest slot has 96 windows.
+MAX_WALKED_WINDOWS = 10_000
 _SMALLEST_METER_ID = -(2**31)
 
 # The time of a window comes as a list of all the starts in the slot, so that the primary key's order (time,
@@ -34,6 +37,32 @@ WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND
   AND (m.window_start, m.meter_id) >= ($6::timestamptz, $7::integer)
 ORDER BY m.window_start, m.meter_id
 LIMIT $8
+"""
+
+# Walks from window to window that anybody has rows in, which the primary key makes one probe each, and probes for the
+# organization's own: stretches without any rows cost nothing, the rows of others one probe a window. The bounds are
+# said again and again so that partitions are ruled out before the walk, not at each step.
+_FILLED_WINDOWS = """
+WITH RECURSIVE step (number, window_start, is_ours) AS (
+    SELECT 0, $3::timestamptz - interval '1 microsecond', NULL::boolean
+    UNION ALL
+    SELECT step.number + 1, following.window_start, ours.is_ours
+    FROM step
+    CROSS JOIN LATERAL (
+        SELECT window_start FROM measurement
+        WHERE resolution_minutes = $1 AND window_start > step.window_start
+          AND window_start >= $3 AND window_start < $4
+        ORDER BY window_start LIMIT 1) following
+    LEFT JOIN LATERAL (
+        SELECT true AS is_ours FROM measurement
+        WHERE resolution_minutes = $1 AND window_start = following.window_start AND organization_id = $2
+          AND window_start >= $3 AND window_start < $4
+        LIMIT 1) ours ON true
+    WHERE step.number < $5
+)
+SELECT coalesce(array_agg(window_start ORDER BY window_start) FILTER (WHERE is_ours), '{}'),
+       CASE WHEN max(number) = $5 THEN max(window_start) ELSE $4 END
+FROM step
 """
 
 
@@ -59,6 +88,18 @@ class RowStore:
         async with transaction(self._pool) as connection:
             found = await connection.fetch(_ROWS, *_arguments(run, version, rows, limit=rows.row_count))
         return _rows(found, version.resolution_minutes)
+
+    async def filled_windows(
+        self, organization_id: int, resolution_minutes: int, start: datetime, end: datetime
+    ) -> FilledWindows:
+        """Return the windows from `start` on, all before `end` or before some earlier instant, that hold its rows."""
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(
+                _FILLED_WINDOWS, resolution_minutes, organization_id, start, end, MAX_WALKED_WINDOWS
+            )
+        if row is None:
+            raise RuntimeError("an aggregate always has a row")
+        return FilledWindows(resolution_minutes, *row)
 
 
 def _arguments(run: Run, version: Version, beginning: RowRange, *, limit: int | None) -> tuple[object, ...]:

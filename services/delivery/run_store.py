@@ -15,12 +15,13 @@ from services.platform.postgres import Connection, Pool, transaction
 
 _PLAN_RUNS = """
 INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state,
-                        finished_at)
+                        frozen_at, finished_at)
 SELECT $1, $2, r.slot_start, r.slot_end, r.job_version, c.revision,
-       CASE WHEN r.is_skipped THEN 'skipped' ELSE 'planned' END, CASE WHEN r.is_skipped THEN $7::timestamptz END
+       r.state, CASE WHEN r.state = 'empty' THEN $7::timestamptz END,
+       CASE WHEN r.state <> 'planned' THEN $7::timestamptz END
 FROM catalog_revision c,
-     unnest($3::timestamptz[], $4::timestamptz[], $5::integer[], $6::boolean[])
-         AS r (slot_start, slot_end, job_version, is_skipped)
+     unnest($3::timestamptz[], $4::timestamptz[], $5::integer[], $6::text[])
+         AS r (slot_start, slot_end, job_version, state)
 """
 
 _MOVE_ON = """
@@ -98,6 +99,12 @@ class RunStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    async def installation_id(self) -> str:
+        """Return what tells this installation's parts from those of any other."""
+        async with transaction(self._pool) as connection:
+            found: str = await connection.fetchval("SELECT installation_id FROM installation")
+        return found
+
     async def add(self, claim: Claim, plan: Plan, seen_version: int, now: datetime) -> None:
         """Add the planned runs, which pin the newest catalog revision, and move the job on to its next slot."""
         runs = plan.runs
@@ -110,7 +117,7 @@ class RunStore:
                     [run.slot.start for run in runs],
                     [run.slot.end for run in runs],
                     [run.version for run in runs],
-                    [run.is_skipped for run in runs],
+                    [run.state for run in runs],
                     now,
                 )
             resolution_minutes = plan.next_version.resolution_minutes

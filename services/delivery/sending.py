@@ -48,7 +48,10 @@ class Freezer:
 class Sender:
     """Makes one attempt at a part and decides what follows from the answer."""
 
-    def __init__(self, freezer: Freezer, part_format: PartFormat, policy: RetryPolicy, clock: Clock) -> None:
+    def __init__(
+        self, installation_id: str, freezer: Freezer, part_format: PartFormat, policy: RetryPolicy, clock: Clock
+    ) -> None:
+        self._installation_id = installation_id
         self._freezer = freezer
         self._format = part_format
         self._policy = policy
@@ -66,7 +69,7 @@ class Sender:
                 "sent: find out who changed them",
             )
         else:
-            answer = await destination.send(_outgoing(run, version, part, body, self._format))
+            answer = await destination.send(self._outgoing(run, version, part, body))
         finished_at = self._clock.now()
         DELIVERY_ATTEMPTS.labels(answer.verdict.value, answer.reason).inc()
         DELIVERY_SECONDS.observe((finished_at - started_at).total_seconds())
@@ -80,25 +83,24 @@ class Sender:
         jitter = random.random()  # noqa: S311 - jitter is no secret
         return finished_at + self._policy.delay(part.attempt_count + 1, jitter, answer.retry_after)
 
+    def _outgoing(self, run: Run, version: Version, part: WaitingPart, body: bytes) -> OutgoingPart:
+        job_id = run.job.job_id
+        stem = file_stem(job_id, version.name, version.data, *run.slot, part.number, run.part_count)
+        return OutgoingPart(
+            part_id=part_id(self._installation_id, job_id, run.slot.start, part.number),
+            job_id=job_id,
+            run_id=run_id(job_id, run.slot.start),
+            part=part.number,
+            parts=run.part_count,
+            slot=run.slot,
+            resolution_minutes=version.resolution_minutes,
+            row_count=part.frozen.rows.row_count,
+            sha256=part.frozen.sha256,
+            file_name=stem + self._format.ending,
+            body=body,
+        )
+
 
 def _frozen(cut: CutPart[MeasurementRow]) -> FrozenPart:
     rows = RowRange(cut.first_row.measured_at, cut.first_row.meter_id, cut.row_count)
     return FrozenPart(rows, cut.byte_count, cut.sha256)
-
-
-def _outgoing(run: Run, version: Version, part: WaitingPart, body: bytes, part_format: PartFormat) -> OutgoingPart:
-    job_id = run.job.job_id
-    stem = file_stem(job_id, version.name, version.data, *run.slot, part.number, run.part_count)
-    return OutgoingPart(
-        part_id=part_id(job_id, run.slot.start, part.number),
-        job_id=job_id,
-        run_id=run_id(job_id, run.slot.start),
-        part=part.number,
-        parts=run.part_count,
-        slot=run.slot,
-        resolution_minutes=version.resolution_minutes,
-        row_count=part.frozen.rows.row_count,
-        sha256=part.frozen.sha256,
-        file_name=stem + part_format.ending,
-        body=body,
-    )

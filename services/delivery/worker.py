@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NoReturn
@@ -10,8 +11,9 @@ import structlog
 
 from services.core.retry import Verdict
 from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
-from services.delivery.model import Claim, Job, Run, Version
-from services.delivery.planning import Plan, first_plan, plan
+from services.delivery.model import MEASUREMENTS, Claim, Job, Run, Version
+from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
+from services.delivery.row_store import RowStore
 from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.transports.base import Destination, Transport
@@ -44,6 +46,7 @@ class Stores:
 
     jobs: JobStore
     runs: RunStore
+    rows: RowStore
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the slice ends because the job is stopped for now
@@ -146,16 +149,28 @@ class Worker:
     async def _plan(self, claim: Claim, job: Job) -> Plan:
         limit = self._limits.planned_runs - job.unfinished_runs
         due = plan(job.planned_until, job.versions, job.pauses, job.closed_until, limit)
+        if due.is_next_due and limit > 0:
+            # A long way to catch up. Where nothing was measured, a run for each slot would be work without a result.
+            filled = await self._filled_windows(job)
+            due = plan(job.planned_until, job.versions, job.pauses, job.closed_until, limit, filled)
         newest = job.versions[-1].version
         if due.runs or newest != job.seen_version:
             await self._stores.runs.add(claim, due, newest, self._clock.now())
-        skipped = sum(run.is_skipped for run in due.runs)
-        if skipped:
-            DELIVERY_RUNS.labels("skipped").inc(skipped)
+        for state, count in Counter(run.state for run in due.runs if run.state != "planned").items():
+            DELIVERY_RUNS.labels(state).inc(count)
         return due
 
+    async def _filled_windows(self, job: Job) -> FilledWindows:
+        version = in_force(job.versions, job.planned_until)
+        resolution_minutes = version.resolution_minutes
+        furthest = job.planned_until + MAX_RUNS_AT_ONCE * timedelta(minutes=version.frequency_minutes)
+        until = min(job.closed_until[resolution_minutes], furthest)
+        return await self._stores.rows.filled_windows(
+            job.key.organization_id, resolution_minutes, job.planned_until, until
+        )
+
     async def _freeze(self, claim: Claim, run: Run, version: Version) -> None:
-        if version.data != "meters_measurements":
+        if version.data != MEASUREMENTS:
             await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
         try:
             parts = await self._freezer.parts(run, version)

@@ -1,6 +1,10 @@
-"""`endpoints.json`: where everything is, for programs. Written when everything is up."""
+"""`endpoints.json`: where everything is, for programs. Written when everything is up, removed at the end.
+
+A supervisor that is killed leaves it behind; then no process has the id `supervisor_pid` any more.
+"""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ class Endpoints:
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
         return {
+            "supervisor_pid": os.getpid(),
             "kafka": self.kafka,
             "topic_prefix": self.topic_prefix,
             "database": self.database,

@@ -30,6 +30,7 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
     eventually(demo.received, 60 - (time.monotonic() - up_at), because="the first part arrives")
     endpoints = demo.endpoints()
     https = endpoints["receivers"]["https"]
+    assert endpoints["supervisor_pid"] == demo.pid
     assert endpoints["kafka"].startswith("127.0.0.1:")
     assert endpoints["database"].startswith("postgresql://")
     assert https["url"].startswith("https://localhost:")

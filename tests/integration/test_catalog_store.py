@@ -275,7 +275,9 @@ async def test_pause_and_resume(pool: Pool) -> None:
     assert (await find_job(pool, *key)).state == "active"
 
 
-async def test_resuming_lifts_a_stop_of_delivery(pool: Pool) -> None:
+@pytest.mark.parametrize("resumed_after", [timedelta(minutes=1), timedelta(), -timedelta(minutes=1)])
+async def test_resuming_lifts_a_stop_of_delivery(pool: Pool, resumed_after: timedelta) -> None:
+    """Even where the clock of the command is behind the clock of delivery's host."""
     job = await create(pool)
     key = (job.organization_id, job.job_id)
     await pool.execute(
@@ -289,7 +291,7 @@ async def test_resuming_lifts_a_stop_of_delivery(pool: Pool) -> None:
     )
     stopped = await find_job(pool, *key)
     assert (stopped.state, stopped.stopped_reason) == ("stopped", "http_410")
-    assert await resume_job(pool, *key, NOW + timedelta(minutes=1)) is True
+    assert await resume_job(pool, *key, NOW + resumed_after) is True
     lifted = await find_job(pool, *key)
     assert (lifted.state, lifted.stopped_reason) == ("active", None)
 

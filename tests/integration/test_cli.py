@@ -128,6 +128,20 @@ def test_a_demo_is_found_from_the_folders_below(tmp_path: Path, database_url: st
     assert "endpoints.json does not name it" in told
 
 
+def test_a_demo_that_was_killed_is_said_not_to_run(tmp_path: Path) -> None:
+    (tmp_path / ".local").mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    question = "does `make run` still run?"
+    for pid, sentence in ((ended.pid, "does not seem to run any more: start `make run`"), (os.getpid(), question)):
+        found = {"database": "postgresql://nobody@127.0.0.1:9/meterpost", "supervisor_pid": pid}
+        (tmp_path / ".local" / "endpoints.json").write_text(json.dumps(found))
+        outcome = Meterpost(tmp_path, {})("jobs", "list")
+        assert outcome.code == 1
+        assert "PostgreSQL does not answer at 127.0.0.1:9/meterpost" in outcome.err
+        assert sentence in outcome.err
+
+
 def write_meters(folder: Path) -> Path:
     file = folder / "meters.csv"
     file.write_text(MIXED_METERS)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.api.job_queries import find_job
+from services.api.job_store import resume_job
 from services.core.messages import WindowsClosed, encode
 from services.core.retry import Answer, Verdict
 from services.delivery.job_store import JobStore, Release
@@ -24,29 +25,7 @@ from services.platform.topics import WINDOWS_CLOSED
 from tests.support.exports import NO_KAFKA, Exports, at, delivering
 from tests.support.platform import Platform, running
 from tests.support.polling import eventually_async
-from tests.support.receiver import Authority, Received, ScriptedReceiver, hang, make_authority, running_receiver, status
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def receiver(authority: Authority) -> AsyncIterator[ScriptedReceiver]:
-    async with running_receiver(authority.server) as running:
-        yield running
-
-
-@pytest.fixture
-def exports(database_url: str) -> Exports:
-    return Exports(database_url)
-
-
-@pytest.fixture
-def to(receiver: ScriptedReceiver, authority: Authority) -> dict[str, Any]:
-    """Give the settings of a job that goes to the receiver."""
-    return {"url": receiver.url, "ca_pem": authority.ca_pem}
+from tests.support.receiver import Authority, Received, ScriptedReceiver, hang, running_receiver, status
 
 
 def rows(received: Received) -> list[dict[str, Any]]:
@@ -88,7 +67,9 @@ async def test_closed_windows_arrive_complete_and_in_order(
         await exports.close_windows(15, at(10, 15), at(11))
         await until_states(exports, job_id, ["delivered"] * 3)
 
-    assert [r.part_id for r in receiver.received] == [f"job{job_id}-20261120T{h:02}0000Z-part1" for h in (8, 9, 10)]
+    [installation] = await exports.column("SELECT installation_id FROM installation")
+    stem = f"{installation}-job{job_id}-20261120T"
+    assert [r.part_id for r in receiver.received] == [f"{stem}{h:02}0000Z-part1" for h in (8, 9, 10)]
     first = receiver.received[0]
     assert [(row["MEASUREMENT_TIME(UTC)"], row["METER_ID"]) for row in rows(first)] == [
         (f"2026-11-20T08:{minute:02}:00Z", meter) for minute in (0, 15, 30, 45) for meter in range(1, 6)
@@ -310,6 +291,32 @@ async def test_a_refusal_stops_the_job_until_it_is_resumed(
     assert [r.status for r in receiver.received] == [code, 200, 200, 200]
     assert receiver.received[0].part_id == receiver.received[1].part_id
     assert (await exports.progress(job_id))["stopped_at"] is None
+
+
+async def test_clocks_that_disagree_neither_swallow_a_resume_nor_lift_a_later_stop(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    job_id = await exports.add_job(to)
+    pool = await connect_pool(exports.url, max_size=2)
+    try:
+        async with delivering(exports.url):
+            await until_stopped(exports, job_id, "http_410")
+            for skew in (-timedelta(hours=1), timedelta(hours=1), -timedelta(hours=2)):
+                receiver.otherwise = status(401)
+                assert await resume_job(pool, 1, job_id, SystemClock().now() + skew)
+                await until_stopped(exports, job_id, "http_401")
+                async with pool.acquire() as connection:
+                    assert (await find_job(connection, 1, job_id)).state == "stopped"
+                receiver.otherwise = status(410)
+                assert await resume_job(pool, 1, job_id, SystemClock().now())
+                await until_stopped(exports, job_id, "http_410")
+    finally:
+        pool.terminate()
+    # A stop that an older resume lifted would have been tried again and again.
+    assert [r.status for r in receiver.received] == [410, 401, 410, 401, 410, 401, 410]
 
 
 async def test_a_repaired_address_reaches_the_runs_that_wait(

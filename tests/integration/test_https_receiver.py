@@ -35,7 +35,7 @@ async def receiving(folder: Path) -> AsyncIterator[Client]:
 
 def headers(body: bytes = BODY, **changed: str) -> Mapping[str, str]:
     return {
-        "webhook-id": "job7-20261120T100000Z-part1",
+        "webhook-id": "a1b2c3d4-job7-20261120T100000Z-part1",
         "Meterpost-Job": "7",
         "Meterpost-Filename": "7-all_1of1.json",
         "Meterpost-Rows": "2",

@@ -32,7 +32,7 @@ from tests.support.receiver import (
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 BODY = b'{"measurements":[]}'
 PART = OutgoingPart(
-    part_id="job7-20261120T100000Z-part1",
+    part_id="a1b2c3d4-job7-20261120T100000Z-part1",
     job_id=7,
     run_id="job7-20261120T100000Z",
     part=1,
@@ -45,17 +45,6 @@ PART = OutgoingPart(
     body=BODY,
 )
 DEADLINE_SECONDS = 1.0
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-async def receiver(authority: Authority) -> AsyncIterator[ScriptedReceiver]:
-    async with running_receiver(authority.server) as running:
-        yield running
 
 
 @pytest.fixture

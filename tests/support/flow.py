@@ -51,6 +51,7 @@ class Part(NamedTuple):
     """A part as it must arrive."""
 
     part_id: str
+    """Without the installation's id, which stands before it."""
     file: str
     """Its path in the receiver's folder."""
     content: bytes

@@ -31,9 +31,11 @@ class Product:
     platform: Platform
     receiver: DemoReceiver
     flow: Flow
+    installation_id: str = ""
 
     async def seed(self) -> None:
         """Register the flow's meters and jobs; every id is fixed, so that two databases hold the same."""
+        self.installation_id = await self.platform.value("SELECT installation_id FROM installation")
         await seed_meters(self.platform.database_url, self.flow.conversions)
         connection = await asyncpg.connect(self.platform.database_url)
         try:
@@ -124,6 +126,7 @@ class Product:
         assert len({(request["id"], request["sha256"]) for request in requests}) == len(expected)
         firsts = list(dict.fromkeys(request["id"] for request in requests))
         for job in self.flow.jobs:
-            mine = f"job{job.job_id}-"
-            wanted = [part.part_id for part in expected if part.part_id.startswith(mine)]
+            mine = f"{self.installation_id}-job{job.job_id}-"
+            ids = [f"{self.installation_id}-{part.part_id}" for part in expected]
+            wanted = [one for one in ids if one.startswith(mine)]
             assert [one for one in firsts if one.startswith(mine)] == wanted

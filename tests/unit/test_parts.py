@@ -77,9 +77,9 @@ def test_a_run_without_rows_has_no_parts() -> None:
     assert cut(HTTPS_JSON, [[]]) == []
 
 
-def test_names_depend_on_nothing_but_the_job_and_the_slot() -> None:
+def test_names_depend_on_nothing_but_the_job_and_the_slot_and_ids_on_the_installation() -> None:
     assert run_id(7, SLOT_START) == "job7-20261120T100000Z"
-    assert part_id(7, SLOT_START, 2) == "job7-20261120T100000Z-part2"
+    assert part_id("a1b2c3d4", 7, SLOT_START, 2) == "a1b2c3d4-job7-20261120T100000Z-part2"
     stem = file_stem(7, "Hourly: all sites!", "meters_measurements", SLOT_START, SLOT_START + timedelta(hours=1), 2, 3)
     assert stem == "7-Hourly-all-sites_meters_measurements_20261120T100000Z_20261120T110000Z_2of3"
 

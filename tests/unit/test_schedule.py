@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.core.schedule import ALLOWED_RESOLUTIONS_MINUTES, Slot, check_pair, first_slot, is_due, next_slot, slot_at
 from services.delivery.model import Pause, Version
-from services.delivery.planning import Plan, first_plan, plan
+from services.delivery.planning import FilledWindows, Plan, PlannedRun, first_plan, in_force, plan
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 PAIRS = [(frequency, r) for frequency, allowed in ALLOWED_RESOLUTIONS_MINUTES.items() for r in allowed]
@@ -115,7 +115,7 @@ def test_due_runs_are_planned_oldest_first_and_so_many_at_a_time() -> None:
 def test_slots_that_begin_inside_a_pause_are_skipped() -> None:
     pauses = [Pause(at(1, 1), at(3)), Pause(at(5), None)]
     found = plan(at(0), [version(1, at(0), 60, 60)], pauses, closed(at(7)), limit=100)
-    assert [run.is_skipped for run in found.runs] == [False, False, True, False, False, True, True]
+    assert [run.state == "skipped" for run in found.runs] == [False, False, True, False, False, True, True]
 
 
 def test_an_edit_takes_effect_with_the_next_slot() -> None:
@@ -166,3 +166,52 @@ def test_planning_step_by_step_never_overlaps(pairs: list[tuple[int, int]], hour
     for (_, end, _), (start, _, number) in itertools.pairwise(runs):
         gap = start - end
         assert timedelta() <= gap < timedelta(minutes=versions[number - 1].resolution_minutes)
+
+
+@given(
+    pairs=st.lists(st.sampled_from(PAIRS), min_size=1, max_size=3),
+    steps=st.lists(st.integers(0, 48 * 12), min_size=7, max_size=7),
+    windows=st.sets(st.integers(0, 48 * 60 - 1), max_size=20),
+    reach_minutes=st.integers(1440, 4_000),
+    limit=st.integers(1, 20),
+)
+def test_knowing_which_windows_are_filled_changes_no_run_but_decides_the_empty_ones(
+    pairs: list[tuple[int, int]], steps: list[int], windows: set[int], reach_minutes: int, limit: int
+) -> None:
+    """As planning slot by slot, whatever edits and pauses there are, and however far the knowledge reaches."""
+    changes = sorted(steps[: len(pairs)])
+    versions = [
+        version(n, at(0, 5 * change), *pair) for n, (change, pair) in enumerate(zip(changes, pairs, strict=True), 1)
+    ]
+    ends = sorted(steps[3:])
+    pauses = [Pause(at(0, 5 * ends[0]), at(0, 5 * ends[1])), Pause(at(0, 5 * ends[2]), at(0, 5 * ends[3]))]
+    one_by_one = plan(at(0), versions, pauses, closed(at(48)), limit=100_000)
+    until = at(0)
+    runs: list[PlannedRun] = []
+    while True:
+        resolution = in_force(versions, until).resolution_minutes
+        starts = sorted({at(0, minute // resolution * resolution) for minute in windows})
+        reach = min(until + timedelta(minutes=reach_minutes), at(48))
+        filled = FilledWindows(resolution, [start for start in starts if until <= start < reach], reach)
+        found = plan(until, versions, pauses, closed(at(48)), limit, filled)
+        assert sum(run.state == "planned" for run in found.runs) <= limit
+        runs += found.runs
+        until = found.next_slot.start
+        if not found.is_next_due:
+            break
+    assert [run._replace(state="planned") for run in runs] == [run._replace(state="planned") for run in one_by_one.runs]
+    assert found.next_slot == one_by_one.next_slot
+    for run, expected in zip(runs, one_by_one.runs, strict=True):
+        slot = run.slot
+        resolution = versions[run.version - 1].resolution_minutes
+        has_rows = any(slot.start <= at(0, minute // resolution * resolution) < slot.end for minute in windows)
+        if expected.state == "skipped" or has_rows:
+            assert run.state == expected.state
+        elif len(pairs) == 1:
+            assert run.state == "empty"
+
+
+def test_a_catalog_export_is_never_empty_for_lack_of_measurements() -> None:
+    catalog = version(1, at(0), 1440, 60)._replace(data="catalog")
+    found = plan(at(0), [catalog], [], closed(at(48)), 100, FilledWindows(60, [], at(48)))
+    assert [run.state for run in found.runs] == ["planned", "planned"]
