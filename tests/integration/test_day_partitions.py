@@ -12,7 +12,7 @@ from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
 from services.ingest.day_partitions import DayKeeper, day_partitions
 from services.ingest.store import IngestStore
-from services.ingest.write_plan import WritePlan, merge_everything
+from services.ingest.write_plan import WritePlan, encode_plan, merge_everything
 from services.platform.errors import Unavailable
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Pool, connect_pool, transaction
@@ -106,7 +106,8 @@ async def test_a_reading_for_a_day_that_was_dropped_gets_a_new_one(pool: Pool, i
         after = Position(position.epoch, position.next_offset + 1, NOW, NOW)
         batch = Batch(versions, [], [Advance(TOPIC, 0, position.epoch, position.next_offset, after, 1, 0)])
         nothing = versions.take(np.array([], dtype=int))
-        await store.store(batch, WritePlan([(NOW.date(), versions)], nothing) if is_new else merge_everything(versions))
+        plan = WritePlan([(NOW.date(), versions)], nothing) if is_new else merge_everything(versions)
+        await store.store(batch, await encode_plan(plan))
         assert await pool.fetchval("SELECT array_agg(value) FROM reading") == [round_]
         position = after
         await pool.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
