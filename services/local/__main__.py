@@ -20,6 +20,7 @@ from services.platform.errors import MeterpostError, Unavailable, UserError
 from services.platform.settings import load
 
 LOOK_EVERY_S = 0.5
+CANCEL_S = 0.5
 
 
 def main() -> int:
@@ -62,33 +63,35 @@ async def _run(stack: Stack, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     told = asyncio.ensure_future(stopping.wait())
-    starting = asyncio.ensure_future(stack.start())
-    await asyncio.wait({told, starting}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait({starting})
-        return 0
-    starting.result()
-    await _show_until(stack, console, stopping)
+    serving = asyncio.ensure_future(_serve(stack, console))
+    await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
+    # Whatever it waits for at this moment: a server that starts, a thread, a database that does not answer.
+    stack.break_off()
+    serving.cancel()
+    await asyncio.wait({serving}, timeout=CANCEL_S)
+    if serving.done() and not serving.cancelled():
+        serving.exception()  # a consequence of the breaking off, and of no interest
     return 0
 
 
-async def _show_until(stack: Stack, console: Console, stopping: asyncio.Event) -> None:
+async def _serve(stack: Stack, console: Console) -> None:
+    """Start everything, then show the board for ever."""
+    await stack.start()
     assert stack.pool is not None  # noqa: S101 - it has been started
     numbers: Numbers | None = None
     with Board(console, _addresses(stack)) as board:
-        while not stopping.is_set():
+        while True:
             now = stack.clock.now()
-            for event in await asyncio.to_thread(stack.look):
+            for event in await stack.look():
                 board.note(event, now)
             try:
                 numbers = await take_numbers(stack.pool, now, numbers)
             except Unavailable:
                 numbers = numbers or Numbers(now)
             board.show(numbers, stack.services)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S if numbers.parts_delivered == 0 else 1.0):
-                    await stopping.wait()
+            await asyncio.sleep(LOOK_EVERY_S if numbers.parts_delivered == 0 else 1.0)
 
 
 def _addresses(stack: Stack) -> list[tuple[str, str]]:

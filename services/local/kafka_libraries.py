@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Event
 
 from services.local.errors import LocalServerError
 from services.local.folder_lock import FolderLock
+from services.local.programs import run_program
 
 DEFAULT_TOOLS_FOLDER = Path(__file__).resolve().parents[2] / ".tools"
 
@@ -21,22 +23,23 @@ _MAVEN_TIMEOUT_S = 900
 _OR_EXISTING_KAFKA = "or set KAFKA=host:port (METERPOST_KAFKA_BOOTSTRAP_SERVERS) to use an existing Kafka."
 
 
-def ensure_kafka_libraries(tools_folder: Path = DEFAULT_TOOLS_FOLDER) -> Path:
+def ensure_kafka_libraries(tools_folder: Path = DEFAULT_TOOLS_FOLDER, ending: Event | None = None) -> Path:
     """Return the folder with Kafka's jar files, after having Maven fetch them if they are not there yet.
 
     Blocks: for some seconds the first time, and while another process does the same. Raises LocalServerError
-    when Java is missing, or when the jar files are and Maven is missing or fails.
+    when Java is missing, when the jar files are and Maven is missing or fails, and soon after `ending` is set.
     """
     find_java()
+    ending = ending or Event()
     key = hashlib.sha256(_POM.read_bytes()).hexdigest()[:12]
     libraries = tools_folder / f"kafka-{key}"
     if libraries.is_dir():
         return libraries
     try:
         tools_folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(tools_folder):
+        with FolderLock(tools_folder, ending):
             if not libraries.is_dir():
-                _fetch_into(libraries)
+                _fetch_into(libraries, ending)
     except OSError as error:
         raise LocalServerError(f"Kafka's libraries cannot be kept in {tools_folder}: {error.strerror}.") from error
     return libraries
@@ -63,7 +66,7 @@ def find_java() -> str:
     return java
 
 
-def _fetch_into(libraries: Path) -> None:
+def _fetch_into(libraries: Path, ending: Event) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise LocalServerError(
@@ -75,20 +78,15 @@ def _fetch_into(libraries: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     goal = ["dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
     try:
-        done = subprocess.run(
-            [maven, "-q", "-B", "--strict-checksums", "-f", str(_POM), *goal],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_MAVEN_TIMEOUT_S,
+        run_program(
+            [maven, "-q", "-B", "--strict-checksums", "-f", str(_POM), *goal], timeout_s=_MAVEN_TIMEOUT_S, ending=ending
         )
     except subprocess.TimeoutExpired:
         raise LocalServerError(
             f"Maven did not fetch Kafka within {_MAVEN_TIMEOUT_S} seconds: try again, {_OR_EXISTING_KAFKA}"
         ) from None
-    if done.returncode != 0:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line][:1]
-        reason = said[0].replace("[ERROR]", "").strip() if said else f"exit code {done.returncode}"
-        raise LocalServerError(f"Maven could not fetch Kafka ({reason}): try again, {_OR_EXISTING_KAFKA}")
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stdout.splitlines() if "ERROR" in line][:1]
+        reason = said[0].replace("[ERROR]", "").strip() if said else f"exit code {error.returncode}"
+        raise LocalServerError(f"Maven could not fetch Kafka ({reason}): try again, {_OR_EXISTING_KAFKA}") from None
     partial.replace(libraries)

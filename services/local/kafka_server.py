@@ -8,16 +8,17 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
+from threading import Event
 
+from services.local.embedded_server import EmbeddedServer
 from services.local.errors import LocalServerError
-from services.local.folder_lock import FolderLock
 from services.local.kafka_libraries import find_java
 from services.local.kafka_probe import serving_cluster
 from services.local.ports import LOOPBACK, is_port_free, remembered_port
 from services.local.processes import ChildProcess
+from services.local.programs import run_program
 
 _LOG_CONFIGURATION = Path(__file__).with_name("log4j2.properties")
-_START_TIMEOUT_S = 60.0
 _FORMAT_TIMEOUT_S = 60
 _START_TRIES = 3
 
@@ -59,21 +60,16 @@ broker.heartbeat.interval.ms=500
 """
 
 
-class KafkaServer:
-    """One broker, its own controller, listening on loopback only; everything it keeps is in `data_folder`.
+class KafkaServer(EmbeddedServer):
+    """One broker, its own controller; it keeps the records."""
 
-    The records survive `stop`, `kill` and a crash, and `start` works after each. The port is chosen at the
-    start: the one of the last start if it is free, the one asked for, or any free one. Any thread may call the methods,
-    one at a time.
-    """
+    _data = "Kafka's data"
 
-    def __init__(self, *, data_folder: Path, libraries: Path, port: int | None = None) -> None:
-        self._folder = data_folder.resolve()
+    def __init__(
+        self, *, data_folder: Path, libraries: Path, port: int | None = None, ending: Event | None = None
+    ) -> None:
+        super().__init__(data_folder, port, ending)
         self._libraries = libraries.resolve()
-        self._configured_port = port
-        self._port: int | None = None
-        self._lock = FolderLock(self._folder)
-        self._child: ChildProcess | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -83,50 +79,9 @@ class KafkaServer:
         return f"{LOOPBACK}:{self._port}"
 
     @property
-    def is_running(self) -> bool:
-        """Whether the broker's process lives."""
-        return self._child is not None and self._child.is_running
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the last start."""
-        return None if self._child is None else self._child.pid
-
-    @property
     def log_file(self) -> Path:
         """Where the broker writes what is wrong."""
         return self._folder / "kafka.log"
-
-    def start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
-        """Start the broker and block until it serves clients; nothing happens when it runs.
-
-        A broker that an earlier process left running on the same folder is ended first. LocalServerError when
-        Java is missing, the folder is in use, or the broker fails or takes longer than `timeout_s`.
-        """
-        if self.is_running:
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LocalServerError(f"Kafka's data cannot be kept in {self._folder}: {error.strerror}.") from error
-        self._lock.acquire_or_fail()
-        try:
-            self._start_locked(timeout_s)
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """End the broker in good order, by force after `timeout_s`; nothing happens when it does not run."""
-        if self._child is not None:
-            self._child.stop(timeout_s)
-        self._lock.release()
-
-    def kill(self) -> None:
-        """End the broker with SIGKILL, as a crash would."""
-        if self._child is not None:
-            self._child.kill()
-        self._lock.release()
 
     def _start_locked(self, timeout_s: float) -> None:
         java = find_java()
@@ -137,9 +92,10 @@ class KafkaServer:
             cluster_id = self._format_when_new(java)
             child.start()
             try:
-                child.wait_until_ready(
+                self._wait_until_ready(
+                    child,
                     lambda: serving_cluster(LOOPBACK, port) == cluster_id,  # noqa: B023  called in this round only
-                    timeout_s=timeout_s,
+                    timeout_s,
                 )
             except LocalServerError:
                 child.kill()
@@ -177,15 +133,11 @@ class KafkaServer:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
         arguments = ["format", f"--cluster-id={cluster_id}", "--config=format.properties"]
         try:
-            subprocess.run(
+            run_program(
                 [*self._java_command(java, "-XX:TieredStopAtLevel=1"), "kafka.tools.StorageTool", *arguments],
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=True,
-                timeout=_FORMAT_TIMEOUT_S,
+                working_folder=self._folder,
+                timeout_s=_FORMAT_TIMEOUT_S,
+                ending=self._ending,
             )
         except subprocess.CalledProcessError as error:
             said = str(error.stdout).strip()

@@ -14,10 +14,11 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from services.local.errors import LocalServerError
 from services.local.postgres_binaries import PostgresInstallation
-from services.local.processes import Account
+from services.local.programs import run_program
 
 SUPERUSER = "meterpost"
 
@@ -43,18 +44,19 @@ def cluster_files(data_folder: Path, installation: PostgresInstallation) -> Path
     return _home(data_folder, installation) / _FILES
 
 
-def open_cluster(data_folder: Path, installation: PostgresInstallation) -> Cluster:
+def open_cluster(data_folder: Path, installation: PostgresInstallation, ending: Event) -> Cluster:
     """Return the cluster of this data folder, made by initdb if there is none. Blocks for about a second then.
 
-    The caller holds the folder's lock, and no server runs on the cluster. LocalServerError when initdb fails,
-    and when the cluster has been lost or was made as another user: its data is never replaced silently.
+    The caller holds the folder's lock, and no server runs on the cluster. LocalServerError when initdb fails
+    or `ending` is set meanwhile, and when the cluster has been lost or was made as another user: its data is never
+    replaced silently.
     """
     home = _home(data_folder, installation)
     id_file = data_folder / "cluster_id"
     password_file = data_folder / "password"
     try:
         if not id_file.exists():
-            _create(home, password_file, installation)
+            _create(home, password_file, installation, ending)
             # Last, so that a folder without an id is known to be unfinished.
             _write_private(id_file, _read(home / "id"))
         elif not (home / "id").is_file():
@@ -92,7 +94,7 @@ def _home(data_folder: Path, installation: PostgresInstallation) -> Path:
     return installation.shared_folder / f"cluster-{key}"
 
 
-def _create(home: Path, password_file: Path, installation: PostgresInstallation) -> None:
+def _create(home: Path, password_file: Path, installation: PostgresInstallation, ending: Event) -> None:
     # What lies there without an id in the data folder is a stale or unfinished cluster.
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(mode=0o700)
@@ -103,30 +105,23 @@ def _create(home: Path, password_file: Path, installation: PostgresInstallation)
     if installation.account is not None:
         for path in (home, for_initdb):
             os.chown(path, installation.account.user_id, installation.account.group_id)
-    _run_initdb(home, for_initdb, installation)
+    _run_initdb(home, for_initdb, installation, ending)
     for_initdb.unlink()
     _write_private(home / "id", secrets.token_hex(16))
 
 
-def _run_initdb(home: Path, password_file: Path, installation: PostgresInstallation) -> None:
+def _run_initdb(home: Path, password_file: Path, installation: PostgresInstallation, ending: Event) -> None:
     # PostgreSQL's own locale, so that sorting does not depend on the machine.
     locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     access = ["--auth=scram-sha-256", f"--username={SUPERUSER}", f"--pwfile={password_file}"]
-    account: Account | None = installation.account
     try:
-        subprocess.run(
+        run_program(
             [str(installation.programs / "initdb"), "-D", str(home / _FILES), *locale, *access],
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=True,
-            timeout=_INITDB_TIMEOUT_S,
-            env=server_environment(),
-            user=None if account is None else account.user_id,
-            group=None if account is None else account.group_id,
-            extra_groups=None if account is None else [],
+            timeout_s=_INITDB_TIMEOUT_S,
+            ending=ending,
+            working_folder=home,
+            environment=server_environment(),
+            account=installation.account,
         )
     except subprocess.CalledProcessError as error:
         raise LocalServerError(f"PostgreSQL could not make a database in {home}:\n{error.stdout}") from error

@@ -7,9 +7,10 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
+from services.local.embedded_server import EmbeddedServer
 from services.local.errors import LocalServerError
-from services.local.folder_lock import FolderLock
 from services.local.identity import end_noted_process
 from services.local.ports import LOOPBACK, is_port_free, remembered_port
 from services.local.postgres_binaries import PostgresInstallation, find_postgres
@@ -26,7 +27,6 @@ from services.local.processes import ChildProcess
 
 DEFAULT_DATABASE = "meterpost"
 
-_START_TIMEOUT_S = 60.0
 _SQL_TIMEOUT_S = 120
 _LEFTOVER_TIMEOUT_S = 10.0
 _START_TRIES = 3
@@ -49,23 +49,18 @@ _SETTINGS: Mapping[str, str] = {
 }
 
 
-class PostgresServer:
-    """One PostgreSQL server with password, listening on loopback only.
+class PostgresServer(EmbeddedServer):
+    """One PostgreSQL server with password and a default database.
 
-    The data belongs to `data_folder` (as root its bulk lies elsewhere, see postgres_cluster) and survives
-    `stop`, `kill` and a crash; `start` works after each. The port is chosen at the start: the one of the last
-    start if it is free, the one asked for, or any free one. Any thread may call the methods,
-    one at a time.
+    As root the bulk of the data lies elsewhere than in `data_folder`, see postgres_cluster.
     """
 
-    def __init__(self, *, data_folder: Path, port: int | None = None) -> None:
-        self._folder = data_folder.resolve()
-        self._configured_port = port
-        self._port: int | None = None
-        self._lock = FolderLock(self._folder)
+    _data = "The database"
+
+    def __init__(self, *, data_folder: Path, port: int | None = None, ending: Event | None = None) -> None:
+        super().__init__(data_folder, port, ending)
         self._installation: PostgresInstallation | None = None
         self._cluster: Cluster | None = None
-        self._child: ChildProcess | None = None
 
     def url(self, database: str = DEFAULT_DATABASE) -> str:
         """Return the address of a database, with the password; known from the first start on."""
@@ -74,51 +69,9 @@ class PostgresServer:
         return f"postgresql://{SUPERUSER}:{self._cluster.password}@{LOOPBACK}:{self._port}/{database}"
 
     @property
-    def is_running(self) -> bool:
-        """Whether the server's first process (the postmaster) lives."""
-        return self._child is not None and self._child.is_running
-
-    @property
-    def pid(self) -> int | None:
-        """The id of the postmaster of the last start."""
-        return None if self._child is None else self._child.pid
-
-    @property
     def log_file(self) -> Path:
         """Where the server writes its log."""
         return self._folder / "postgres.log"
-
-    def start(self, timeout_s: float = _START_TIMEOUT_S) -> None:
-        """Start the server and block until it serves and its default database exists.
-
-        Nothing happens when it runs. Processes that an earlier server left on the same data are ended first;
-        recovery after a crash counts towards `timeout_s`. LocalServerError when the folder is in use or cannot
-        be used, or when the server fails or takes longer.
-        """
-        if self.is_running:
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LocalServerError(f"The database cannot be kept in {self._folder}: {error.strerror}.") from error
-        self._lock.acquire_or_fail()
-        try:
-            self._start_locked(timeout_s)
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """End the server in good order, breaking its connections off, by force after `timeout_s`."""
-        if self._child is not None:
-            self._child.stop(timeout_s)
-        self._after_end()
-
-    def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would, with all its processes."""
-        if self._child is not None:
-            self._child.kill()
-        self._after_end()
 
     def destroy(self) -> None:
         """End the server if it runs and remove its data, wherever it lies, and the data folder."""
@@ -164,14 +117,14 @@ class PostgresServer:
         installation = self._installation = find_postgres()
         end_noted_process(self._pid_file, stop_signal=_STOP_SIGNAL, timeout_s=_LEFTOVER_TIMEOUT_S)
         end_servers_on(cluster_files(self._folder, installation))
-        cluster = self._cluster = open_cluster(self._folder, installation)
+        cluster = self._cluster = open_cluster(self._folder, installation, self._ending)
         remove_stale_claim(cluster.files)
         for tries_left in reversed(range(_START_TRIES)):
             port = self._port = remembered_port(self._folder / "port.json", configured=self._configured_port)
             child = self._child = self._server(installation, cluster, port)
             child.start()
             try:
-                child.wait_until_ready(lambda: claimed_by(cluster.files) == (self.pid, "ready"), timeout_s=timeout_s)
+                self._wait_until_ready(child, lambda: claimed_by(cluster.files) == (self.pid, "ready"), timeout_s)
             except LocalServerError:
                 child.kill()
                 # Was the port taken between its choice and its use? Then another one will do.
@@ -185,7 +138,7 @@ class PostgresServer:
     def _after_end(self) -> None:
         if self._cluster is not None and self._lock.is_held:
             end_servers_on(self._cluster.files)
-        self._lock.release()
+        super()._after_end()
 
     @property
     def _pid_file(self) -> Path:

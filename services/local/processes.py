@@ -113,10 +113,17 @@ class ChildProcess:
         """End the process that `pid_file` tells of, if it is still that very process. Blocks until it ended."""
         end_noted_process(self._pid_file, stop_signal=self._stop_signal, timeout_s=_LEFTOVER_TIMEOUT_S)
 
-    def wait_until_ready(self, ready: Callable[[], bool], *, timeout_s: float) -> None:
-        """Block until `ready` holds; LocalServerError with the end of the log if it ends before or takes longer."""
+    def wait_until_ready(
+        self, ready: Callable[[], bool], *, timeout_s: float, ending: threading.Event | None = None
+    ) -> None:
+        """Block until `ready` holds; LocalServerError with the end of the log if it ends before or takes longer.
+
+        LocalServerError, too, as soon as `ending` is set.
+        """
         deadline = time.monotonic() + timeout_s
         while not ready():
+            if ending is not None and ending.is_set():
+                raise LocalServerError(f"{self.name} was not waited for, because everything ends.")
             if not self.is_running:
                 raise LocalServerError(self._complaint(f"ended with exit code {self.exit_code} while starting"))
             if time.monotonic() >= deadline:

@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import aiohttp
 
+from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.demo_catalog import ORGANIZATION
 from services.local.endpoints import Endpoints, remove_endpoints
@@ -28,7 +30,9 @@ from services.platform.postgres import Pool, connect_pool
 from services.platform.topics import for_replay, load_topics
 
 READY_TIMEOUT_S = 60.0
-SERVICE_STOP_S = 4.0
+# Ctrl-C ends everything within 10 s, whatever does not end by itself.
+START_STOP_S = 1.5
+SERVICE_STOP_S = 3.5
 SERVER_STOP_S = 4.0
 
 
@@ -44,6 +48,9 @@ class Stack:
     services: list[Service] = field(default_factory=list)
     pool: Pool | None = None
     endpoints: Endpoints | None = None
+    background: Background = field(default_factory=Background)
+    ending: Event = field(default_factory=Event)
+    """Set when everything is to end: nothing is started any more, and starts that are under way fail soon."""
 
     @property
     def folder(self) -> Path:
@@ -57,10 +64,10 @@ class Stack:
         remove_endpoints(self.folder)
         self.say("starting Kafka and PostgreSQL")
         kafka, database = await asyncio.gather(
-            asyncio.to_thread(self._start_kafka), asyncio.to_thread(self._start_postgres)
+            self.background.call(self._start_kafka), self.background.call(self._start_postgres)
         )
         self.say("bringing the schema and the topics up to date")
-        await asyncio.to_thread(upgrade, database)
+        await self.background.call(lambda: upgrade(database))
         await self._declare_topics(kafka)
         self.pool = await connect_pool(database, max_size=2)
         certificates = ensure_certificates(self.folder / "certificates", self.clock.now())
@@ -82,20 +89,31 @@ class Stack:
         )
         self.endpoints.write(self.folder)
 
-    def stop(self) -> None:
-        """End everything, the fleet and the services first; each step under a deadline."""
-        remove_endpoints(self.folder)
+    def break_off(self) -> None:
+        """Make whatever is being started or asked fail soon; call `stop` next. Never blocks."""
+        self.ending.set()
         if self.pool is not None:
             with suppress(RuntimeError):  # its event loop may be gone
                 self.pool.terminate()
+
+    def stop(self) -> None:
+        """End everything, the fleet and the services first; each step under a deadline."""
+        remove_endpoints(self.folder)
+        self.break_off()
+        self.background.join(START_STOP_S)
         stop_all(self.services, SERVICE_STOP_S)
         with ThreadPoolExecutor(2) as threads:
             for server in (self.kafka, self.postgres):
                 if server is not None:
                     threads.submit(server.stop, SERVER_STOP_S)
 
-    def look(self) -> list[str]:
+    async def look(self) -> list[str]:
         """Start again whatever has ended; return sentences about it."""
+        return await self.background.call(self._look)
+
+    def _look(self) -> list[str]:
+        if self.ending.is_set():
+            return []
         events = [event for service in self.services if (event := service.look())]
         for name, server in (("Kafka", self.kafka), ("PostgreSQL", self.postgres)):
             if server is not None and not server.is_running:
@@ -109,14 +127,15 @@ class Stack:
     def _start_kafka(self) -> str:
         if self.settings.kafka_bootstrap_servers is not None:
             return self.settings.kafka_bootstrap_servers
-        self.kafka = KafkaServer(data_folder=self.folder / "kafka", libraries=ensure_kafka_libraries())
+        libraries = ensure_kafka_libraries(ending=self.ending)
+        self.kafka = KafkaServer(data_folder=self.folder / "kafka", libraries=libraries, ending=self.ending)
         self.kafka.start()
         return self.kafka.bootstrap_servers
 
     def _start_postgres(self) -> str:
         if self.settings.database_url is not None:
             return self.settings.database_url.get_secret_value()
-        self.postgres = PostgresServer(data_folder=self.folder / "postgres")
+        self.postgres = PostgresServer(data_folder=self.folder / "postgres", ending=self.ending)
         self.postgres.start()
         return self.postgres.url()
 

@@ -118,6 +118,33 @@ async def test_ctrl_c_ends_everything_and_the_next_start_goes_on(demo: Demo) -> 
     assert twice == 0
 
 
+@pytest.mark.parametrize("server", ["kafka", "postgres"])
+def test_ctrl_c_while_a_server_is_started_again_ends_everything(demo: Demo, server: str) -> None:
+    demo.ensure_up()
+    pid_file = demo.folder / server / f"{server}.pid"
+    pid = noted_process(pid_file)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: noted_process(pid_file) not in {None, pid}, 20, because=f"{server} is started again")
+    processes = demo.processes()
+    code, seconds = demo.interrupt()
+    assert (code, still_alive(processes)) == (0, [])
+    assert seconds < 10
+
+
+def test_ctrl_c_during_the_first_start_ends_everything(tmp_path: Path) -> None:
+    with demo_in(tmp_path / "data") as demo:
+        demo.begin()
+        pid_file = demo.folder / "kafka" / "kafka.pid"
+        eventually(lambda: noted_process(pid_file) is not None, 60, because="Kafka is being started")
+        assert not demo.is_up
+        processes = demo.processes()
+        code, seconds = demo.interrupt()
+        assert (code, still_alive(processes)) == (0, [])
+        assert seconds < 10
+        assert not demo.said("Traceback")
+
+
 def test_without_java_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     environment = demo_environment(tmp_path / "data", PATH=str(tmp_path))
     environment.pop("JAVA_HOME", None)

@@ -61,6 +61,12 @@ class Demo:
 
     def start(self) -> None:
         """Start it, and wait until it says that everything is up."""
+        self.begin()
+        eventually(lambda: self.is_up or not self.is_running, 90, because="everything is up")
+        assert self.is_running, self.lines
+
+    def begin(self) -> None:
+        """Start it, and wait for nothing."""
         assert not self.is_running
         self.lines = []
         self._endpoints_of_before = self._endpoints_written()
@@ -75,8 +81,6 @@ class Demo:
             start_new_session=True,
         )
         threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
-        eventually(lambda: self.is_up or not self.is_running, 90, because="everything is up")
-        assert self.is_running, self.lines
 
     def ensure_up(self) -> None:
         """Start it unless it runs."""
