@@ -10,11 +10,12 @@ from contextlib import suppress
 from rich.console import Console
 
 from services.cli.places import without_password
-from services.local.board import Board, Numbers, take_numbers
+from services.local.board import Board
 from services.local.errors import LocalServerError
 from services.local.folder_lock import FolderLock
 from services.local.settings import LocalSettings
 from services.local.stack import Stack
+from services.local.tally import Numbers, Tally
 from services.platform.clock import SystemClock
 from services.platform.errors import MeterpostError, Unavailable, UserError
 from services.platform.settings import load
@@ -80,16 +81,14 @@ async def _serve(stack: Stack, console: Console) -> None:
     """Start everything, then show the board for ever."""
     await stack.start()
     assert stack.pool is not None  # noqa: S101 - it has been started
-    numbers: Numbers | None = None
+    tally, numbers = Tally(), Numbers(stack.clock.now())
     with Board(console, _addresses(stack)) as board:
         while True:
             now = stack.clock.now()
             for event in await stack.look():
                 board.note(event, now)
-            try:
-                numbers = await take_numbers(stack.pool, now, numbers)
-            except Unavailable:
-                numbers = numbers or Numbers(now)
+            with suppress(Unavailable):  # the last ones are still shown
+                numbers = await tally.take(stack.pool, now)
             board.show(numbers, stack.services)
             await asyncio.sleep(LOOK_EVERY_S if numbers.parts_delivered == 0 else 1.0)
 

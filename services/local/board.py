@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,64 +12,9 @@ from rich.text import Text
 
 from services.core.times import iso_seconds
 from services.local.supervised import Service
-from services.platform.postgres import Pool, transaction
+from services.local.tally import Numbers
 
 PLAIN_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What the platform has done so far."""
-
-    taken_at: datetime
-    readings: int = 0
-    readings_per_s: int = 0
-    refused: int = 0
-    watermark: datetime | None = None
-    closed_until: dict[int, datetime] = field(default_factory=dict)
-    windows_closed: int = 0
-    parts_delivered: int = 0
-    parts_waiting: int = 0
-    rows_delivered: int = 0
-
-    @property
-    def watermark_lag(self) -> timedelta | None:
-        """How far the arrival clock is behind the wall clock."""
-        return None if self.watermark is None else max(self.taken_at - self.watermark, timedelta())
-
-
-async def take_numbers(pool: Pool, now: datetime, before: Numbers | None) -> Numbers:
-    """Read the numbers from the tables. Raises Unavailable."""
-    async with transaction(pool) as connection:
-        progress = await connection.fetchrow(
-            "SELECT coalesce(sum(stored_count), 0)::bigint, coalesce(sum(refused_count), 0)::bigint, "
-            "CASE WHEN bool_and(watermark IS NOT NULL) THEN min(watermark) END FROM ingest_progress"
-        )
-        closed = await connection.fetch("SELECT resolution_minutes, closed_until FROM window_closed ORDER BY 1")
-        windows: int = await connection.fetchval(
-            "SELECT count(*) FROM (SELECT DISTINCT resolution_minutes, window_start FROM window_closing) AS closed"
-        )
-        parts = await connection.fetchrow(
-            "SELECT count(*) FILTER (WHERE state = 'delivered'), count(*) FILTER (WHERE state = 'waiting'), "
-            "coalesce(sum(row_count) FILTER (WHERE state = 'delivered'), 0)::bigint FROM export_part"
-        )
-    if progress is None or parts is None:
-        raise RuntimeError("an aggregate always has a row")
-    readings, refused, watermark = progress
-    seconds = (now - before.taken_at).total_seconds() if before else 0
-    rate = round((readings - before.readings) / seconds) if before and seconds > 0 else 0
-    return Numbers(
-        taken_at=now,
-        readings=readings,
-        readings_per_s=rate,
-        refused=refused,
-        watermark=watermark,
-        closed_until=dict(tuple(row) for row in closed),
-        windows_closed=windows,
-        parts_delivered=parts[0],
-        parts_waiting=parts[1],
-        rows_delivered=parts[2],
-    )
 
 
 class Board:

@@ -1,12 +1,21 @@
-"""Fixtures of everything that delivers to a customer's server."""
+"""Fixtures of the tests of single services: a pool to the test's database, and a customer's server."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from services.platform.postgres import Pool, connect_pool
 from tests.support.exports import Exports
 from tests.support.receiver import Authority, ScriptedReceiver, make_authority, running_receiver
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """Give a pool to the test's database."""
+    made = await connect_pool(database_url, max_size=8)
+    yield made
+    made.terminate()
 
 
 @pytest.fixture(scope="session")

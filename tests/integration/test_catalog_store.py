@@ -1,7 +1,6 @@
 """The catalog on a real PostgreSQL: one transaction a change, revisions in order, nothing ever updated."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,19 +25,12 @@ from services.api.job_store import create_job, delete_job, edit_job, pause_job, 
 from services.core.conversion import Utility
 from services.core.schedule import ALLOWED_RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
-from services.platform.postgres import Pool, connect_pool, transaction
+from services.platform.postgres import Pool, transaction
 from tests.support.polling import eventually_async
 
 NOW = datetime(2026, 11, 20, 10, 7, 30, tzinfo=UTC)
 DESTINATION = {"url": "https://example.org/in"}
 HOURLY = JobSettings("Hourly", 60, 60, None, "https", DESTINATION)
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    opened = await connect_pool(database_url, max_size=4)
-    yield opened
-    opened.terminate()
 
 
 async def revision_of(pool: Pool) -> int:

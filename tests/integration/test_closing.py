@@ -1,8 +1,7 @@
 """Closing on the real PostgreSQL: which readings are in a window, what they amount to, and that it happens once."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +14,8 @@ from services.core.conversion import Conversion, Utility, convert
 from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES, cut_off
 from services.platform.postgres import Pool, connect_pool, transaction
 from tests.support.closing import (
+    MINUTE,
+    T0,
     UTILITIES,
     Row,
     assert_closed_as_expected,
@@ -30,17 +31,7 @@ from tests.support.closing import (
     version,
 )
 
-T0 = datetime(2026, 11, 20, 10, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 HOUR = 60 * MINUTE
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """Give a pool to the test's database."""
-    made = await connect_pool(database_url, max_size=8)
-    yield made
-    made.terminate()
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -3,18 +3,19 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES
 from services.platform.errors import OperatorNeeded
-from services.platform.postgres import Pool, connect_pool, transaction
+from services.platform.postgres import Pool, transaction
 from services.windowing.announcements import BucketKey
 from services.windowing.store import WindowStore
 from tests.support.closing import (
+    MINUTE,
+    T0,
     UTILITIES,
     assert_closed_as_expected,
     begin,
@@ -30,18 +31,8 @@ from tests.support.closing import (
     version,
 )
 
-T0 = datetime(2026, 11, 20, 10, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-
-
-@pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    """Give a pool to the test's database."""
-    made = await connect_pool(database_url, max_size=8)
-    yield made
-    made.terminate()
 
 
 async def advance_alone(pool: Pool, store: WindowStore, key: BucketKey, until: datetime) -> datetime | None:
