@@ -14,8 +14,8 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute. Long files come first.
-JOBS ?= 3
+# Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
+JOBS ?= 2
 
 .PHONY: help setup run test test-unit bench-ingest lint format lock clean
 
@@ -47,7 +47,7 @@ run: setup ## Start the whole product here and show deliveries arriving; Ctrl-C 
 	exec '$(BIN)/python' -m services.local
 
 test: setup ## Run every test, on a real Kafka and a real PostgreSQL
-	@cd '$(ROOT)' && '$(BIN)/python' -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@cd '$(ROOT)' && '$(BIN)/python' -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-unit: setup ## Run the tests that need no server
 	@cd '$(ROOT)' && '$(BIN)/python' -m pytest tests/unit tests/contract $(ARGS)
