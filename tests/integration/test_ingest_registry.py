@@ -94,7 +94,8 @@ async def test_a_storm_of_unknown_devices_is_no_storm_of_queries(
         assert counted.looks == 1, "only the first look"
         await publish(platform, [f"XX-{number}" for number in range(STORM)])
         await platform.ingested()
-        assert 1 < counted.looks <= counted.batches
+        # The last batch is counted a moment after its commit can be seen.
+        assert 1 < counted.looks <= counted.batches + 1
         assert counted.looks < STORM / 30
         assert counted.changes == 1
         looks = counted.looks
