@@ -102,7 +102,7 @@ async def test_ctrl_c_ends_everything_and_the_next_start_goes_on(demo: Demo) -> 
     content = {part: part.read_bytes() for part in before}
     began = time.monotonic()
     demo.start()
-    # Alone on a machine of two cores it takes 6 to 12 s; beside other tests it may take longer.
+    # Alone on a machine of two cores it takes about 6 s; beside other tests it may take longer.
     eventually(lambda: demo.received() - before, 45, because="a new part arrives")
     print(f"first new part after {time.monotonic() - began:.1f} s")
     assert {part: part.read_bytes() for part in before} == content
