@@ -15,6 +15,7 @@ def read_text(path: Path) -> str:
     """Return the text of a file, unpacked, with line ends as they are. Blocks. Raises UserError."""
     try:
         content = _unpacked(path)
+    # NotImplementedError is zipfile's word for a way of packing that it does not know.
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{path} cannot be unpacked: {error}") from None
     except RuntimeError:

@@ -112,6 +112,7 @@ async def test_a_storm_of_unknown_devices_is_no_storm_of_queries(
     assert await platform.fetch(query) == [{"stored": 4, "refused": STORM}]
 
 
+@pytest.mark.alone
 async def test_a_change_of_the_registry_is_followed_within_two_seconds(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,8 +127,7 @@ async def test_a_change_of_the_registry_is_followed_within_two_seconds(
         )
         changed = time.monotonic()
         await eventually_async(lambda: counted.changes == 2, 10, because="the change is followed")
-        # A look each second; what is above two seconds here is the machine, which other tests share.
-        assert time.monotonic() - changed < 4
+        assert time.monotonic() - changed < 2
         await publish(platform, ["LG-0"])
         await platform.ingested()
     meters = await platform.fetch("SELECT meter_id FROM reading ORDER BY source_offset")
