@@ -159,11 +159,19 @@ class ColumnJudge:
         self._registry = registry
         self._raw_retention = raw_retention
         self._times = times
-        self._plain: list[tuple[bytes, Origin, int]] = []
         self._unusual: list[tuple[bytes, Origin]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._plain: list[tuple[bytes, Origin]] = []
+        self._readings: list[_PlainReading] = []
+        self._meter_ids: list[int] = []
+        # Of each plain record.
+        self._counts: list[int] = []
         self._since: list[int] = []
-        self._lists: tuple[list[int], ...] = ([], [], [], [], [], [])
-        self.reading_count = 0
+        self._arrivals: list[int] = []
+        self._arrived_at: datetime | None = None
+        self._arrived_us = 0
 
     def add(self, payload: bytes, origin: Origin) -> None:
         """Take one record."""
@@ -175,29 +183,25 @@ class ColumnJudge:
             else:
                 device = self._registry.quick(upload.device_id)
                 if device is not None and _is_plainly_written(payload, len(upload.readings)):
-                    self._flatten(upload.readings, device)
-                    self._plain.append((payload, origin, len(upload.readings)))
-                    self._since.append(device.since_us)
-                    self.reading_count += len(upload.readings)
+                    self._add_plain(payload, origin, upload.readings, device)
                     return
         self._unusual.append((payload, origin))
-        self.reading_count += 1
 
-    def _flatten(self, readings: list[_PlainReading], device: QuickDevice) -> None:
+    def _add_plain(self, payload: bytes, origin: Origin, readings: list[_PlainReading], device: QuickDevice) -> None:
+        if origin.arrived_at is not self._arrived_at:  # many records share the instant, and the object
+            self._arrived_at, self._arrived_us = origin.arrived_at, to_epoch_microseconds(origin.arrived_at)
         inputs, meters = device.inputs, device.meters
-        known, learn = self._times.known, self._times.learn
-        measured, meter_ids, values, registers, intervals, revisions = self._lists
-        measured += [known.get(r.measurement_time) or learn(r.measurement_time) for r in readings]
-        meter_ids += [
+        self._meter_ids += [
             inputs.get(r.input, _NO_METER)
             if r.meter_id < 0
             else (meters.get(r.meter_id, _NO_METER) if r.input < 0 else _NO_METER)
             for r in readings
         ]
-        values += [r.pulses if r.register < 0 else (r.register if r.pulses < 0 else _ABSENT) for r in readings]
-        registers += [r.register >= 0 for r in readings]
-        intervals += [r.interval_minutes for r in readings]
-        revisions += [r.revision for r in readings]
+        self._readings += readings
+        self._plain.append((payload, origin))
+        self._counts.append(len(readings))
+        self._since.append(device.since_us)
+        self._arrivals.append(self._arrived_us)
 
     def finish(self) -> JudgedColumns:
         """Return the verdicts on everything taken since the last call."""
@@ -213,21 +217,19 @@ class ColumnJudge:
             refusals += [(origin, refusal) for refusal in judged.refusals]
         if versions:
             parts.append(Columns.of_versions(versions))
-        self._plain, self._unusual, self._since, self.reading_count = [], [], [], 0
-        self._lists = ([], [], [], [], [], [])
+        self._unusual = []
+        self._begin()
         return JudgedColumns(Columns.joined(parts), refusals)
 
     def _check(self) -> tuple[Columns, npt.NDArray[np.bool_]]:
         """Build the columns of the plain records; records with anything to object to are judged one by one instead."""
-        counts = np.array([count for _payload, _origin, count in self._plain], dtype=np.int64)
-        origins = [origin for _payload, origin, _count in self._plain]
-        measured, meter_id, value, is_register, interval, revision = (
-            np.array(column, dtype=np.int64) for column in self._lists
-        )
+        counts = np.array(self._counts, dtype=np.int64)
+        origin = self._plain[0][1]
+        measured, value, is_register, interval, revision = self._fields()
+        meter_id = np.array(self._meter_ids, dtype=np.int64)
         ends = np.cumsum(counts)
         place = np.arange(len(measured), dtype=np.int64) - np.repeat(ends - counts, counts)
-        arrivals = np.array([to_epoch_microseconds(origin.arrived_at) for origin in origins], dtype=np.int64)
-        arrived = np.repeat(arrivals, counts)
+        arrived = np.repeat(np.array(self._arrivals, dtype=np.int64), counts)
         is_sound = (meter_id != _NO_METER) & (value >= 0) & np.isin(interval, INTERVALS_MINUTES)
         is_sound &= measured % (np.maximum(interval, 1) * _MINUTE_US) == 0
         is_sound &= measured <= arrived + FUTURE_TOLERANCE // MICROSECOND
@@ -237,18 +239,31 @@ class ColumnJudge:
             measured,
             arrived,
             value,
-            np.repeat(np.array([origin.offset for origin in origins], dtype=np.int64), counts),
+            np.repeat(np.array([origin.offset for _payload, origin in self._plain], dtype=np.int64), counts),
             meter_id,
             revision,
-            np.full(len(measured), origins[0].partition, dtype=np.int64),
+            np.full(len(measured), origin.partition, dtype=np.int64),
             place,
             interval,
-            np.full(len(measured), origins[0].source_topic, dtype=np.int64),
+            np.full(len(measured), origin.source_topic, dtype=np.int64),
             is_register,
         )
         if not is_sound.all():
             record_of = np.repeat(np.arange(len(counts)), counts)
             doubted = np.unique(record_of[~is_sound])
-            self._unusual += [self._plain[number][:2] for number in doubted]
+            self._unusual += [self._plain[number] for number in doubted]
             is_sound &= ~np.isin(record_of, doubted)
         return columns, is_sound
+
+    def _fields(self) -> tuple[Int64s, ...]:
+        """Return time, value, whether it is a register's, interval and revision of the plain readings."""
+        readings = self._readings
+        known, learn = self._times.known, self._times.learn
+        columns = (
+            [known.get(r.measurement_time) or learn(r.measurement_time) for r in readings],
+            [r.pulses if r.register < 0 else (r.register if r.pulses < 0 else _ABSENT) for r in readings],
+            [r.register >= 0 for r in readings],
+            [r.interval_minutes for r in readings],
+            [r.revision for r in readings],
+        )
+        return tuple(np.array(column, dtype=np.int64) for column in columns)

@@ -20,6 +20,8 @@ from services.platform.telemetry import Health
 from services.platform.topics import INGEST_PROGRESS, READINGS_BRIDGE, READINGS_LOGGER
 
 WATCH_SECONDS = 5
+# Two that write, one that asks what must be known meanwhile, one that keeps the days.
+CONNECTIONS = 4
 log = structlog.get_logger()
 
 
@@ -30,7 +32,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     topics = (settings.topic(READINGS_BRIDGE), settings.topic(READINGS_LOGGER))
     try:
         pool = await patience.postgres(
-            lambda: connect_pool(url, max_size=3, statement_timeout_seconds=settings.database_timeout_seconds)
+            lambda: connect_pool(url, max_size=CONNECTIONS, statement_timeout_seconds=settings.database_timeout_seconds)
         )
     except Unavailable:
         return

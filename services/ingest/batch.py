@@ -7,13 +7,15 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from services.core.columns import ColumnJudge, Columns, JudgedColumns, PlainTimes
-from services.core.readings import Refusal, RefusalReason
+from services.core.readings import WHOLE_RECORD, Refusal, RefusalReason
 from services.core.registry import Registry
 from services.core.uploads import Origin
 from services.ingest.refusal_guard import NONE_RECENT, Recent
+from services.platform.crash_points import DEADLY, crash_on
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import Partition, PartitionBatch, Record, arrival_of
 
+DEADLY_DETAIL = "set aside unread: it ended the process that judged it, and three more that only tried to"
 RECORDS_AT_ONCE = 64
 """Less than a millisecond's work."""
 REGISTRY_REASONS = frozenset(
@@ -36,6 +38,8 @@ class Position:
     watermark: datetime | None
     first_arrival: datetime | None
     recent: Recent = NONE_RECENT
+    crash_count: int = 0
+    """How many owners in a row vanished here without storing anything."""
 
 
 class Advance(NamedTuple):
@@ -81,6 +85,7 @@ class JudgedPartition:
     before: Position
     after: Position
     verdicts: JudgedColumns
+    deadly: frozenset[int] = frozenset()
 
     @property
     def key(self) -> Partition:
@@ -103,31 +108,45 @@ class BatchBuilder:
         self._raw_retention = raw_retention
         self._times = PlainTimes()
 
-    async def judge(self, polled: PartitionBatch, position: Position, registry: Registry) -> JudgedPartition:
+    async def judge(
+        self, polled: PartitionBatch, position: Position, registry: Registry, deadly: frozenset[int] = frozenset()
+    ) -> JudgedPartition:
         """Judge records of one partition. Raises OperatorNeeded where the log goes back behind `position`.
 
+        `deadly`: offsets of records that are refused without a look, because looking kills.
         Waits for nothing, but lets others run every now and then: meanwhile the batch before is being written.
         """
         judge = ColumnJudge(registry, self._raw_retention, self._times)
         source_topic = self._source_topics[polled.topic]
         watermark, first_arrival = position.watermark, position.first_arrival
+        set_aside: list[tuple[Origin, Refusal]] = []
+        latest_ms: int | None = None  # what is not later leaves the watermark where it is
         _check_offset(polled, polled.records[0], position.next_offset)
         for number, record in enumerate(polled.records):
             if number % RECORDS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            watermark = arrival_of(record, watermark)
+            if watermark is None or latest_ms is None or record.timestamp_ms > latest_ms:
+                watermark, latest_ms = arrival_of(record, watermark), record.timestamp_ms
             first_arrival = first_arrival or watermark
-            if not record.is_tick:
-                judge.add(record.value or b"", Origin(source_topic, polled.partition, record.offset, watermark))
+            if record.is_tick:
+                continue
+            payload = record.value or b""
+            origin = Origin(source_topic, polled.partition, record.offset, watermark)
+            if record.offset in deadly:
+                set_aside.append((origin, Refusal(WHOLE_RECORD, RefusalReason.MALFORMED, DEADLY_DETAIL, None, payload)))
+                continue
+            if DEADLY:
+                crash_on(payload)
+            judge.add(payload, origin)
         verdicts = judge.finish()
+        verdicts.refusals.extend(set_aside)
         recent = position.recent.then(len(verdicts.versions), len(verdicts.refusals), self._recent_readings)
         after = Position(position.epoch, polled.records[-1].offset + 1, watermark, first_arrival, recent)
-        return JudgedPartition(polled, position, after, verdicts)
+        return JudgedPartition(polled, position, after, verdicts, deadly)
 
     async def judge_again(self, judged: JudgedPartition, registry: Registry) -> JudgedPartition:
         """Judge the same records by a registry that has been refreshed since."""
-        again = await self.judge(judged.polled, judged.before, registry)
-        return JudgedPartition(judged.polled, judged.before, again.after, again.verdicts)
+        return await self.judge(judged.polled, judged.before, registry, judged.deadly)
 
 
 def batch_of(partitions: list[JudgedPartition]) -> Batch:

@@ -6,6 +6,8 @@ database says, and a batch of an owner that was superseded is refused by the epo
 
 import asyncio
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -19,13 +21,15 @@ from services.ingest.backlog import Backlog
 from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of, describe_refusals
 from services.ingest.doorbell import Doorbell
 from services.ingest.gaps import GapFound, check_log
+from services.ingest.in_flight import InFlight
 from services.ingest.refusal_guard import RefusalGuard, total_of
 from services.ingest.settings import IngestSettings
-from services.ingest.store import IngestStore
+from services.ingest.store import IngestStore, Turn
 from services.ingest.ticks import Ticker
+from services.ingest.trial import BATCHES_ON_TRIAL, VANISHED_OWNERS, deadly_records
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded, Superseded
+from services.platform.errors import OperatorNeeded, Superseded, Unavailable
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import (
     INGEST_BATCH_SECONDS,
@@ -33,6 +37,7 @@ from services.platform.metrics import (
     INGEST_REFUSAL_STOPS,
     INGEST_REFUSED,
     INGEST_REFUSED_SHARE,
+    INGEST_SUPERSEDED,
     INGEST_WATERMARK,
 )
 from services.platform.postgres import Patience
@@ -42,6 +47,7 @@ POLL_MS = 200
 BYTES_PER_READING = 100
 REGISTRY_LOOK_SECONDS = 1.0
 HINT_SECONDS = 1.0
+RELEASE_SECONDS = 1.0
 log = structlog.get_logger()
 
 
@@ -76,7 +82,8 @@ class Ingest:
         self._positions: dict[Partition, Position] = {}
         self._waiting = Backlog()
         self._marks = HighWaterMarks()
-        self._writing: asyncio.Task[None] | None = None
+        self._in_flight = InFlight()
+        self._trials_left = 0
         self._stored: dict[Partition, int] = {}
         self._hinted = 0.0
 
@@ -97,17 +104,15 @@ class Ingest:
                     self._waiting.clear()  # fetched under an assignment that is over
                 if self._waiting:
                     await self._store_waiting()
-                elif self._writing is not None and self._writing.done():
-                    await self._written()
-            await self._written()
+                self._in_flight.look()
+            await self._in_flight.finish()
             await self._consumer.commit(self._stored)
         except GapFound as gap:
             await self._keep_gap(gap)
             raise
         finally:
-            if self._writing is not None:
-                self._writing.cancel()
-                await asyncio.gather(self._writing, return_exceptions=True)
+            await self._in_flight.abandon()
+            await self._release()
 
     async def _poll(self) -> None:
         """Fetch for the partitions of which nothing waits; those that are ahead wait until the others are there."""
@@ -120,12 +125,14 @@ class Ingest:
     async def _claim(self) -> None:
         """Own what the group assigned: from now on nobody else writes it, and we read where the database says."""
         try:
-            await self._written()
+            await self._in_flight.finish()
         except Superseded:
             # Of an assignment that is over: whoever came after us was faster, as it should be.
+            INGEST_SUPERSEDED.inc()
             log.info("last_batch_was_the_successors")
         generation, assigned = self._consumer.generation, self._consumer.assigned
         self._waiting.clear()
+        await self._release()
         self._positions, self._stored = {}, {}
         if assigned:
             positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
@@ -137,9 +144,19 @@ class Ingest:
                 check_log(partition, position, first[partition], end[partition])
                 self._consumer.seek(partition, max(position.next_offset, first[partition]))
             self._positions = positions
+            vanished = max(position.crash_count for position in positions.values())
+            self._trials_left = BATCHES_ON_TRIAL if vanished >= VANISHED_OWNERS else 0
+            if self._trials_left:
+                log.warning("owners_vanished", in_a_row=vanished, action="judge the next records apart first")
         self._generation = generation
         self._patience.health.started()
         log.info("claimed", partitions=len(assigned), generation=generation)
+
+    async def _release(self) -> None:
+        """Let go of what we owned. Where PostgreSQL is away, whoever comes next is more careful than needed."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._store.release(self._positions)
 
     async def _refresh_registry(self) -> bool:
         """Take over what the catalog recorded since the last look; tell whether there was anything."""
@@ -156,23 +173,17 @@ class Ingest:
         await self._check_refusals(judged)
         batch = batch_of(judged)
         encoded = await encode_plan(self._marks.plan(batch.versions))
-        await self._written()
+        await self._in_flight.has_room()
         if self._generation != self._consumer.generation:
             return  # judged under an assignment that is over
         for partition in judged:
             self._positions[partition.key] = partition.after
         self._ticker.saw_records(partition.key for partition in judged)
-        self._writing = asyncio.create_task(self._write(batch, encoded))
+        self._in_flight.start(partial(self._write, batch, encoded))
 
-    async def _written(self) -> None:
-        """Wait until the batch that is being written is stored. Raises what its writing raised."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await writing
-
-    async def _write(self, batch: Batch, plan: EncodedPlan) -> None:
+    async def _write(self, batch: Batch, plan: EncodedPlan, turn: Turn) -> None:
         started = time.monotonic()
-        await self._patience.postgres(lambda: self._store.store(batch, plan))
+        await self._patience.postgres(lambda: self._store.store(batch, plan, turn))
         crash_point("ingest.after_commit")
         INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
         INGEST_READINGS.inc(len(batch.versions))
@@ -195,10 +206,13 @@ class Ingest:
     async def _judge_waiting(self) -> list[JudgedPartition]:
         """Judge polled records, up to the size of a batch; the rest keeps waiting."""
         judged: list[JudgedPartition] = []
-        for polled in self._waiting.cut(self._settings.batch_readings * BYTES_PER_READING):
+        cut = self._waiting.cut(self._settings.batch_readings * BYTES_PER_READING)
+        deadly = await self._deadly_records(cut)
+        for polled in cut:
             position = self._positions[polled.topic, polled.partition]
             await self._check_gap(polled, position)
-            judged.append(await self._builder.judge(polled, position, self._registry))
+            set_aside = deadly.get((polled.topic, polled.partition), frozenset())
+            judged.append(await self._builder.judge(polled, position, self._registry, set_aside))
         # One look for the whole batch: a storm of unknown devices is not a storm of queries.
         if any(partition.is_doubted for partition in judged) and await self._refresh_registry():
             judged = [
@@ -206,6 +220,16 @@ class Ingest:
                 for partition in judged
             ]
         return judged
+
+    async def _deadly_records(self, cut: list[PartitionBatch]) -> Mapping[Partition, frozenset[int]]:
+        """Return which records kill who judges them; looked for only where owner after owner vanished."""
+        if not self._trials_left:
+            return {}
+        self._trials_left -= 1
+        deadly = await deadly_records(cut, self._patience.health.progress)
+        for partition, offsets in deadly.items():
+            log.error("records_set_aside", partition=partition, offsets=sorted(offsets))
+        return deadly
 
     async def _check_gap(self, polled: PartitionBatch, position: Position) -> None:
         """Stop where the broker removed records that we have not read; a producer's transactions leave gaps, too."""
@@ -216,7 +240,7 @@ class Ingest:
 
     async def _keep_gap(self, gap: GapFound) -> None:
         """Record a gap for the operator, once everything before it is stored."""
-        await self._written()
+        await self._in_flight.finish()
         await self._patience.postgres(lambda: self._store.record_gap(gap))
 
     async def _check_refusals(self, judged: list[JudgedPartition]) -> None:
@@ -234,5 +258,5 @@ class Ingest:
                 self._guard.judge(topic, ours, known, example)
             except OperatorNeeded:
                 INGEST_REFUSAL_STOPS.labels(topic).inc()
-                await self._written()  # the batches before this one stand
+                await self._in_flight.finish()  # the batches before this one stand
                 raise

@@ -1,6 +1,6 @@
 """The SQL of ingest: claiming partitions, one transaction per batch, the registry's changes."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -8,6 +8,7 @@ import structlog
 
 from services.core.readings import ReadingVersion
 from services.core.registry import BridgeAttachmentRow, InputAttachmentRow, RegistryChange
+from services.core.times import MILLISECOND
 from services.ingest.batch import Batch, Position, RejectedRow
 from services.ingest.binary_copy import COLUMN_NAMES
 from services.ingest.day_partitions import day_partitions, partition_name
@@ -21,6 +22,9 @@ from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
+
+Turn = Callable[[], Awaitable[None]]
+"""Returns when the batch before is stored; raises when it never will be."""
 
 log = structlog.get_logger()
 
@@ -38,13 +42,26 @@ _DAYS_AT_ONCE = 100
 # Safe, because a batch and the progress of its partitions are one transaction: a crash of PostgreSQL that loses the
 # last commits loses both, and we read those records again from where the database then says. Whoever builds on a commit
 # (windowing) waits for the disk itself, and by that for everything before it.
-_NO_WAIT_FOR_THE_DISK = "SET LOCAL synchronous_commit = off"
+#
+# The lock hinders nobody; it marks the session as a writer, whatever it has touched so far, see _END_ZOMBIES.
+_BEGIN_WRITING = """
+    SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{milliseconds}ms';
+    LOCK TABLE ingest_progress IN ROW SHARE MODE
+"""
 
 _CLAIM = """
-    INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner)
-    VALUES ($1, $2, 0, 1, $3)
-    ON CONFLICT (topic, partition) DO UPDATE SET epoch = mine.epoch + 1, owner = $3, updated_at = now()
-    RETURNING epoch, next_offset, watermark, first_arrival, recent_stored, recent_refused
+    INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner, claimed_offset, is_released)
+    VALUES ($1, $2, 0, 1, $3, 0, false)
+    ON CONFLICT (topic, partition) DO UPDATE
+    SET epoch = mine.epoch + 1, owner = $3, updated_at = now(), claimed_offset = mine.next_offset, is_released = false,
+        crash_count = CASE WHEN mine.is_released OR mine.owner = $3 OR mine.claimed_offset <> mine.next_offset THEN 0
+                           ELSE mine.crash_count + 1 END
+    RETURNING epoch, next_offset, watermark, first_arrival, recent_stored, recent_refused, crash_count
+"""
+_RELEASE = """
+    UPDATE ingest_progress AS mine SET is_released = true
+    FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS held (topic, partition, epoch)
+    WHERE mine.topic = held.topic AND mine.partition = held.partition AND mine.epoch = held.epoch
 """
 
 # A batch is stored only from exactly where the partition stands, by its owner. So neither an owner that was
@@ -69,14 +86,15 @@ _COUNT_STANDING = """
     )
 """
 
-# A process that was frozen in the middle of a COPY is neither idle nor does it end: its session waits for it with the
-# partition's row locked.
+# A process that was frozen in the middle of a COPY is neither idle nor does it end: its session waits for it, and
+# whoever stores the same readings or moves the same partition on waits for the session.
 _END_ZOMBIES = """
     SELECT count(*) FILTER (WHERE pg_terminate_backend(pid))
     FROM pg_stat_activity
     WHERE datname = current_database() AND usename = current_user AND wait_event = 'ClientRead'
       AND now() - xact_start > $1 AND now() - state_change > $1
-      AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'ingest_progress'::regclass AND mode = 'RowExclusiveLock')
+      AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'ingest_progress'::regclass
+                  AND mode IN ('RowShareLock', 'RowExclusiveLock'))
 """
 
 _STAGING = """
@@ -104,6 +122,10 @@ _MERGE = f"""
 """  # noqa: S608 - column names of ours
 
 
+async def at_once() -> None:
+    """Be the turn of a batch before which there is none."""
+
+
 class IngestStore:
     """What ingest reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
 
@@ -111,6 +133,7 @@ class IngestStore:
         """`zombie_after`: how long an owner that was superseded may keep a partition locked by an open transaction."""
         self._pool = pool
         self._zombie_after = zombie_after
+        self._begin_writing = _BEGIN_WRITING.format(milliseconds=zombie_after // MILLISECOND)
         self._known_days: set[date] = set()
 
     async def claim(self, partitions: Iterable[Partition], owner: str) -> dict[Partition, Position]:
@@ -122,34 +145,56 @@ class IngestStore:
         claimed: dict[Partition, Position] = {}
         try:
             async with transaction(self._pool) as connection:
-                milliseconds = self._zombie_after // timedelta(milliseconds=1)
+                milliseconds = self._zombie_after // MILLISECOND
                 await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
                 for topic, partition in sorted(partitions):
                     row = await connection.fetchrow(_CLAIM, topic, partition, owner)
                     assert row is not None  # noqa: S101 - the statement always returns its row
-                    epoch, next_offset, watermark, first_arrival, *recent = row.values()
-                    claimed[topic, partition] = Position(epoch, next_offset, watermark, first_arrival, Recent(*recent))
+                    epoch, next_offset, watermark, first_arrival, stored, refused, crash_count = row.values()
+                    recent = Recent(stored, refused)
+                    position = Position(epoch, next_offset, watermark, first_arrival, recent, crash_count)
+                    claimed[topic, partition] = position
         except Unavailable:
-            async with transaction(self._pool) as connection:
-                ended = await connection.fetchval(_END_ZOMBIES, self._zombie_after)
-            if ended:
-                log.warning("silent_sessions_ended", sessions=ended)
+            await self._end_zombies()
             raise
         return claimed
 
-    async def store(self, batch: Batch, plan: EncodedPlan) -> None:
+    async def release(self, positions: Mapping[Partition, Position]) -> None:
+        """Let go of partitions: whoever owns them next knows that we did not die of them. Others' stay as they are."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                _RELEASE,
+                [topic for topic, _partition in positions],
+                [partition for _topic, partition in positions],
+                [position.epoch for position in positions.values()],
+            )
+
+    async def _end_zombies(self) -> None:
+        """End the sessions of writers that have been silent inside a transaction for long."""
+        async with transaction(self._pool) as connection:
+            ended = await connection.fetchval(_END_ZOMBIES, self._zombie_after)
+        if ended:
+            log.warning("silent_sessions_ended", sessions=ended)
+
+    async def store(self, batch: Batch, plan: EncodedPlan, turn: Turn = at_once) -> None:
         """Store a batch and move its partitions on, in one transaction.
 
+        `turn` is waited for before anything is read or moved that the batch before this one writes; new rows may be on
+        their way before it. What it raises ends the transaction. It may be called again.
         A batch that is stored already, by a commit whose answer was lost, is not stored again.
         Raises Superseded, with nothing written, where another process owns one of the partitions.
         """
         await self._ensure_days(plan.days)
         try:
-            await self._store(batch, plan)
+            await self._store(batch, plan, turn)
         except asyncpg.UniqueViolationError:
             # Somebody else stored a reading that we took for new. The merge is right in any case.
             INGEST_MERGED_BATCHES.inc()
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)))
+            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
+        except Unavailable as error:
+            if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                await self._end_zombies()
+            raise
         except Superseded:
             if not await self._is_stored(batch):
                 raise
@@ -160,7 +205,7 @@ class IngestStore:
                 raise
             self._known_days -= plan.days
             await self._ensure_days(plan.days)
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)))
+            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
 
     async def _is_stored(self, batch: Batch) -> bool:
         """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
@@ -171,16 +216,18 @@ class IngestStore:
             )
         return found == len(moves)
 
-    async def _store(self, batch: Batch, plan: EncodedPlan) -> None:
+    async def _store(self, batch: Batch, plan: EncodedPlan, turn: Turn) -> None:
         async with transaction(self._pool) as connection:
-            await connection.execute(_NO_WAIT_FOR_THE_DISK)
-            await self._advance(connection, batch)
+            await connection.execute(self._begin_writing)
             crash_point("ingest.before_copy")
             for day, pieces in plan.new_by_day:
                 await _copy(connection, partition_name("reading", day), pieces)
             if plan.to_merge:
                 await connection.execute(_STAGING)
                 await _copy(connection, "staged_reading", plan.to_merge)
+            await turn()
+            await self._advance(connection, batch)
+            if plan.to_merge:
                 await connection.execute(_MERGE)
             if batch.rejected:
                 await connection.copy_records_to_table(

@@ -1,7 +1,8 @@
 """Places where a process can be told to die at once, as by SIGKILL: how tests prove that a crash loses nothing.
 
 METERPOST_CRASH_AT names the place: `ingest.before_commit`, or `ingest.before_commit:3` for the third time that it is
-passed. Unset, as in every deployment, a place costs one comparison.
+passed. METERPOST_CRASH_ON holds a text: whoever judges a record that contains it dies. Unset, as in every deployment,
+a place costs one comparison.
 """
 
 import os
@@ -17,12 +18,20 @@ def _parse(wanted: str) -> tuple[str, int]:
 
 _NAME, _COUNT = _parse(os.environ.get(_VARIABLE, ""))
 _passed = 0
+DEADLY = os.environ.get("METERPOST_CRASH_ON", "").encode()
+"""Empty, or what makes a record deadly."""
 
 
 def crash_point(name: str) -> None:
     """Kill this process when its environment says so; nothing is flushed, closed or rolled back."""
     if _NAME and name == _NAME:
         _count_down()
+
+
+def crash_on(payload: bytes) -> None:
+    """Kill this process when a record is of the kind that its environment says."""
+    if DEADLY in payload:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _count_down() -> None:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import asyncpg
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from services.ingest.binary_copy import encode_versions
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import EncodedPlan, WritePlan, encode_plan, merge_everything
 from services.local.kafka_server import KafkaServer
+from services.local.ports import free_port
 from services.local.postgres_server import PostgresServer
 from services.platform.errors import Superseded, Unavailable
 from services.platform.kafka import acknowledged
@@ -156,47 +159,68 @@ def count_readings(records: list[tuple[str, bytes, datetime]]) -> int:
 
 
 async def test_killed_again_and_again_nothing_is_lost_and_nothing_double(platform: Platform) -> None:
-    """Two members of the group, one killed with SIGKILL at a time, so that rebalances and crashes mix."""
+    """Two members of the group, one killed with SIGKILL while it stores, so that rebalances and crashes mix."""
     await prepare(platform, partitions=3)
+    small = {"METERPOST_BATCH_READINGS": "50", "METERPOST_SESSION_SECONDS": "2"}
     records = many_records(1500)
-    services = [platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "100"})]
-    await publish(platform, READINGS_LOGGER, records)
-    for _round in range(4):
-        before = await platform.value("SELECT coalesce(sum(stored_count), 0) FROM ingest_progress")
+    services = [platform.start("services.ingest", environment=small)]
+    per_round = len(records) // 5
+    for first in range(0, len(records), per_round):
+        services.append(platform.start("services.ingest", environment=small))
+        before = await stored(platform)
+        await publish(platform, READINGS_LOGGER, records[first : first + per_round])
 
-        async def moved(before: int = before) -> Any:
-            return await platform.value("SELECT sum(stored_count) > $1 FROM ingest_progress", before)
+        async def moved(before: int = before) -> bool:
+            return await stored(platform) > before
 
-        services.append(platform.start("services.ingest"))
-        if before < count_readings(records):
-            await eventually_async(moved, 30, because="readings are being stored")
+        await eventually_async(moved, 30, because="readings are being stored")
         services.pop(0).kill()
+        assert await stored(platform) < count_readings(records[: first + per_round])
     await platform.ingested(60)
     await assert_equations(platform, stored=count_readings(records), refused=0)
 
 
+async def stored(platform: Platform) -> int:
+    return int(await platform.value("SELECT coalesce(sum(stored_count), 0) FROM ingest_progress"))
+
+
 async def test_a_zombie_cannot_write(platform: Platform) -> None:
-    """A consumer stopped past its session is superseded; continued, it is refused and joins again."""
+    """A consumer stopped with a batch in hand is superseded; continued, it is refused, says so and joins again."""
     await prepare(platform, partitions=1)
-    zombie = platform.start("services.ingest", environment={"METERPOST_BATCH_READINGS": "1"})
-    await publish(platform, READINGS_LOGGER, many_records(20))
+    port = free_port()
+    quick = {"METERPOST_BATCH_READINGS": "1", "METERPOST_SESSION_SECONDS": "2"}
+    zombie = platform.start("services.ingest", environment={**quick, "METERPOST_HEALTH_PORT": str(port)})
+    first, second, third = (many_records(60)[number * 40 : (number + 1) * 40] for number in range(3))
+    await publish(platform, READINGS_LOGGER, first)
     await platform.ingested()
     assert zombie.pid is not None
-    os.kill(zombie.pid, signal.SIGSTOP)
-    successor = platform.start("services.ingest")
+    connection = await asyncpg.connect(platform.database_url)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE reading IN SHARE MODE")
+        await publish(platform, READINGS_LOGGER, second)
 
-    async def taken_over() -> Any:
-        return await platform.value("SELECT bool_and(owner = $1) FROM ingest_progress", successor.name)
+        async def waits_with_a_batch() -> bool:
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'"
+            )
+            return bool(await platform.value(waiting))
 
-    await eventually_async(taken_over, 40, because="the successor owns the partitions")
-    more = [(key, value, arrival + timedelta(hours=1)) for key, value, arrival in many_records(20)]
-    await publish(platform, READINGS_LOGGER, more)
-    await platform.ingested()
+        await eventually_async(waits_with_a_batch, 10, because="the zombie has a batch in hand")
+        os.kill(zombie.pid, signal.SIGSTOP)
+    await connection.close()
+    successor = platform.start("services.ingest", environment=quick)
+    await platform.ingested(60)
+    assert await platform.value("SELECT bool_and(owner = $1) FROM ingest_progress", successor.name)
     os.kill(zombie.pid, signal.SIGCONT)
-    await publish(platform, READINGS_LOGGER, more)
+    await publish(platform, READINGS_LOGGER, third)
     await platform.ingested()
-    expected = count_readings(many_records(20)) + 2 * count_readings(more)
-    await assert_equations(platform, stored=expected, refused=0)
+    await assert_equations(platform, stored=count_readings(first + second + third), refused=0)
+
+    async def refusal_is_counted() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+            return re.search(r"^meterpost_ingest_superseded_total [1-9]", await answer.text(), re.MULTILINE) is not None
+
+    await eventually_async(refusal_is_counted, 20, because="the zombie counts what was refused")
     assert zombie.is_running
     assert successor.is_running
 

@@ -12,7 +12,7 @@ from services.core.registry import RegistryChange
 from services.ingest import app, loop
 from services.ingest.batch import Batch
 from services.ingest.settings import IngestSettings
-from services.ingest.store import IngestStore
+from services.ingest.store import IngestStore, Turn, at_once
 from services.ingest.write_plan import EncodedPlan
 from services.platform.kafka import acknowledged
 from services.platform.settings import load
@@ -41,8 +41,8 @@ class CountingStore(IngestStore):
         CountingStore.changes += 1
         return change
 
-    async def store(self, batch: Batch, plan: EncodedPlan) -> None:
-        await super().store(batch, plan)
+    async def store(self, batch: Batch, plan: EncodedPlan, turn: Turn = at_once) -> None:
+        await super().store(batch, plan, turn)
         CountingStore.batches += 1
 
 
