@@ -8,12 +8,8 @@ is JSON.
 import argparse
 import asyncio
 import json
-import os
 import re
-import sys
-import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -21,41 +17,27 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
-from bench.ingest_load import Load, copy_limit, publish, register
-from services.local.kafka_libraries import ensure_kafka_libraries
-from services.local.kafka_server import KafkaServer
+from bench.ingest_load import Load, copy_limit, fill, publish, register
+from bench.servers import Servers, servers
 from services.local.ports import free_port
-from services.local.postgres_server import PostgresServer
-from services.local.processes import ChildProcess
-from services.local.settings import REPOSITORY
-from services.platform.migrations import upgrade
 
 STORED = "SELECT coalesce(sum(stored_count), 0)::bigint FROM ingest_progress"
 
 
-async def drain(environment: dict[str, str], folder: Path, load: Load, readings: int) -> dict[str, float]:
-    """Run the service until everything is stored; return what it took, from its first commit on."""
+async def drain(on: Servers, load: Load, readings: int) -> dict[str, float]:
+    """Run the service until everything is stored; return what it took, from each meter's first reading on.
+
+    Those the service cannot know to be new; once it has stored them it does.
+    """
     ports = [free_port() for _ in range(load.processes)]
-    services = [
-        ChildProcess(
-            name=f"ingest-{number}",
-            command=[sys.executable, "-m", "services.ingest"],
-            log_file=folder / f"ingest-{number}.log",
-            pid_file=folder / f"ingest-{number}.pid",
-            working_folder=REPOSITORY,
-            environment={**os.environ, **environment, "METERPOST_HEALTH_PORT": str(port)},
-        )
-        for number, port in enumerate(ports)
-    ]
-    connection = await asyncpg.connect(environment["METERPOST_DATABASE_URL"])
-    for service in services:
-        service.start()
+    services = [on.service("services.ingest", METERPOST_HEALTH_PORT=str(port)) for port in ports]
+    connection = await asyncpg.connect(on.database_url)
     started, now, first, stored = 0.0, 0.0, 0, 0
     try:
         while stored < readings:
             await asyncio.sleep(0.02)
             stored, now = await connection.fetchval(STORED), time.perf_counter()
-            if stored and not first:
+            if stored >= load.meters and not first:
                 first, started = stored, now
             ended = [service for service in services if not service.is_running]
             if ended:
@@ -100,26 +82,17 @@ def _peak_rss_mb(pid: int | None) -> float:
 
 async def measure(load: Load, console: Console) -> dict[str, float]:
     """Run the whole bench."""
-    with ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterpost-bench-")))
-        kafka = KafkaServer(data_folder=folder / "kafka", libraries=ensure_kafka_libraries())
-        postgres = PostgresServer(data_folder=folder / "postgres")
-        cleanup.callback(kafka.stop)
-        kafka.start()
-        cleanup.callback(postgres.destroy)
-        postgres.start()
-        environment = {
-            "METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-            "METERPOST_DATABASE_URL": postgres.url(),
-        }
-        await asyncio.to_thread(upgrade, postgres.url())
-        await register(postgres.url(), load)
+    async with servers() as on:
+        await register(on.database_url, load)
         console.print(f"publishing {load.readings:,} readings")
-        readings, corrections = await publish(kafka.bootstrap_servers, load)
+        readings, corrections = await publish(on.bootstrap_servers, load)
         console.print("measuring the limit")
-        limit = await copy_limit(postgres.url(), load)
+        limit = await copy_limit(on.database_url, load)
+        if load.stored_before:
+            console.print(f"storing {load.stored_before:,} readings before")
+            await fill(on.database_url, load)
         console.print("draining")
-        found = await drain(environment, folder, load, readings)
+        found = await drain(on, load, readings)
     return {
         "readings_per_s": round(found["readings_per_s"]),
         "copy_limit_rows_per_s": round(limit),
@@ -132,26 +105,36 @@ async def measure(load: Load, console: Console) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.ingest", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what describes a load."""
     parser.add_argument("--meters", type=int, default=50_000)
-    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--minutes", type=int, default=100)
     parser.add_argument("--per-record", type=int, default=20)
     parser.add_argument("--corrections", type=float, default=0.01, help="share of readings that are corrected")
     parser.add_argument("--partitions", type=int, default=8, help="of each reading topic")
     parser.add_argument("--processes", type=int, default=1)
-    options = parser.parse_args()
-    load = Load(
+    parser.add_argument("--stored-before", type=int, default=0, help="readings that the table holds already")
+
+
+def load_of(options: argparse.Namespace) -> Load:
+    """Return the load that the options describe."""
+    return Load(
         meters=options.meters,
         minutes=options.minutes,
         per_record=options.per_record,
         correction_share=options.corrections,
         partitions=options.partitions,
         processes=options.processes,
+        stored_before=options.stored_before,
     )
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ingest", description=__doc__)
+    add_options(parser)
     console = Console(stderr=True)
-    result = asyncio.run(measure(load, console))
+    result = asyncio.run(measure(load_of(parser.parse_args()), console))
     table = Table(title="ingest", show_header=False)
     for name, value in result.items():
         table.add_row(name, f"{value:,}")

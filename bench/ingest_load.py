@@ -14,15 +14,17 @@ import numpy as np
 
 from services.core.columns import Columns
 from services.core.messages import ReadingUpload, WireReading
+from services.core.times import to_epoch_microseconds
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
-from services.ingest.store import IngestStore
-from services.ingest.write_plan import merge_everything
+from services.ingest.day_partitions import day_partitions, partition_name
 from services.platform.kafka import Producer, acknowledged
 from services.platform.kafka_admin import Admin
+from services.platform.partitions import create_partitions
 from services.platform.postgres import connect_pool
 from services.platform.topics import READINGS_LOGGER, for_replay, load_topics
 
-T0 = datetime(2026, 11, 20, tzinfo=UTC)
+# Late enough in its day that what is stored before lies in the same partition.
+T0 = datetime(2026, 11, 20, 20, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 COPY_ROWS = 50_000
 
@@ -36,7 +38,9 @@ class Load:
     per_record: int
     correction_share: float
     partitions: int
-    processes: int
+    processes: int = 1
+    stored_before: int = 0
+    """Readings of the same meters that the table holds already."""
 
     @property
     def readings(self) -> int:
@@ -108,28 +112,51 @@ async def publish(bootstrap_servers: str, load: Load) -> tuple[int, int]:
 
 async def copy_limit(url: str, load: Load) -> float:
     """Return rows/s of direct binary COPY of the same rows, minute by minute, sorted by meter, into `reading`."""
-    pool = await connect_pool(url, max_size=1)
+    minutes = [T0 + number * MINUTE for number in range(load.minutes)]
+    seconds = await _copy(url, [(minute, _encoded(load, minute)) for minute in minutes])
+    await _execute(url, "TRUNCATE reading")
+    return load.readings / seconds
+
+
+async def fill(url: str, load: Load) -> None:
+    """Store `stored_before` readings, those of the minutes before the load."""
+    for number in range(-(-load.stored_before // load.meters), 0, -1):
+        minute = T0 - number * MINUTE
+        await _copy(url, [(minute, _encoded(load, minute))])
+    await _execute(url, "ANALYZE reading")
+
+
+def _encoded(load: Load, measured_at: datetime) -> list[bytes]:
     meter_id = np.arange(1, load.meters + 1, dtype=np.int64)
     none, one = np.zeros_like(meter_id), np.ones_like(meter_id)
-    encoded = []
-    for number in range(load.minutes):
-        measured_at = T0 + number * MINUTE
-        measured = none + int(measured_at.timestamp()) * 1_000_000
-        arrived = measured + 60_000_000
-        rows = Columns(measured, arrived, meter_id % 97, meter_id, meter_id, none, none, none, one, one, none)
-        await IngestStore(pool)._ensure_days(merge_everything(rows).days)  # noqa: SLF001 - measured like the service
-        for first in range(0, load.meters, COPY_ROWS):
-            some = rows.take(np.arange(first, min(first + COPY_ROWS, load.meters)))
-            encoded.append((f"reading_{measured_at:%Y%m%d}", encode_versions(some)))
-    async with pool.acquire() as connection:
-        started = time.perf_counter()
-        for table, body in encoded:
-            async with connection.transaction():
-                await connection.copy_to_table(table, source=_once(body), columns=COLUMN_NAMES, format="binary")
-        seconds = time.perf_counter() - started
-        await connection.execute("TRUNCATE reading")
-    await pool.close()
-    return load.readings / seconds
+    measured = none + to_epoch_microseconds(measured_at)
+    rows = Columns(measured, measured + 60_000_000, meter_id % 97, meter_id, meter_id, none, none, none, one, one, none)
+    return [encode_versions(rows.take(slice(first, first + COPY_ROWS))) for first in range(0, load.meters, COPY_ROWS)]
+
+
+async def _copy(url: str, encoded: list[tuple[datetime, list[bytes]]]) -> float:
+    """COPY each of the bodies in a transaction of its own; return the seconds that took."""
+    pool = await connect_pool(url, max_size=1)
+    try:
+        async with pool.acquire() as connection:
+            for day in {minute.date() for minute, _bodies in encoded}:
+                async with connection.transaction():
+                    await create_partitions(connection, day_partitions(day))
+            started = time.perf_counter()
+            for minute, bodies in encoded:
+                for body in bodies:
+                    async with connection.transaction():
+                        table = partition_name("reading", minute.date())
+                        await connection.copy_to_table(table, source=_once(body), columns=COLUMN_NAMES, format="binary")
+            return time.perf_counter() - started
+    finally:
+        await pool.close()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
+    await connection.close()
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
