@@ -1,8 +1,8 @@
 """Readings that closed windows missed. Read only: ingest, windowing and delivery own the tables.
 
-A version of a reading is late for a closed window when it is not among what the window was made of: it arrived after the
-window's cut-off, or, where the window was closed by force, it was stored after that. Of the late versions only the one
-that is now the newest corrects anything, and only where it says something else than the version that the window held.
+A version of a reading is late for a closed window when it is not among what the window was made of: it arrived after
+the window's cut-off, or, where the window was closed by force, it was stored after that. Of the late versions only the
+one that is now the newest corrects anything, and only where it says something else than the one that the window held.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -89,7 +89,7 @@ _VERSION = (
     "measured_at, meter_id, arrived_at, value, interval_minutes, is_register, revision, source_topic, "
     "source_partition, source_offset, source_place"
 )
-# A version later than its window's cut-off is later than its own start by more than the shortest grace and its interval.
+# A version later than its window's cut-off is later than its own start by more than a minute and the shortest grace.
 _MAY_BE_LATE = (
     "measured_at >= $1 AND measured_at < $2::timestamptz + interval '1 hour' "
     "AND ($6::integer IS NULL OR meter_id = $6) "
@@ -259,14 +259,17 @@ class Late:
         """Return the late versions by window and meter; with `with_repeats` those, too, that change nothing."""
         rows = await self.connection.fetch(_LIST, with_repeats, limit)
         return [
-            LateReading(*row[:-2], [run_id(*run) for run in zip(row[-2] or (), row[-1] or (), strict=True)])
+            LateReading._make([*row[:-2], [run_id(*run) for run in zip(row[-2] or (), row[-1] or (), strict=True)]])
             for row in map(tuple, rows)
         ]
 
     async def groups(self, limit: int | None) -> list[LateGroup]:
         """Return what each run missed of each meter."""
         rows = await self.connection.fetch(_GROUPS, limit)
-        return [LateGroup(*row[:4], None if row[4] is None else run_id(row[4], row[5]), *row[6:]) for row in rows]
+        return [
+            LateGroup._make([*row[:4], None if row[4] is None else run_id(row[4], row[5]), *row[6:]])
+            for row in map(tuple, rows)
+        ]
 
     async def totals(self) -> LateTotals:
         """Return the counts of everything that was found."""

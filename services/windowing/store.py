@@ -45,13 +45,13 @@ _ADVANCE = """
 # Almost always the grace is what it was, and this writes nothing.
 _NOTE_GRACE = """
     INSERT INTO window_grace (resolution_minutes, bucket, from_start, grace)
-    SELECT $1, bucket, CASE WHEN before.grace IS NULL THEN '-infinity' ELSE $3::timestamptz END, $4
+    SELECT $1, bucket, $3, $4
     FROM unnest($2::smallint[]) AS bucket
-    LEFT JOIN LATERAL (
+    CROSS JOIN LATERAL (
         SELECT grace FROM window_grace AS known
         WHERE known.resolution_minutes = $1 AND known.bucket = bucket.bucket ORDER BY from_start DESC LIMIT 1
-    ) AS before ON true
-    WHERE before.grace IS DISTINCT FROM $4
+    ) AS before
+    WHERE before.grace <> $4
 """
 _MOVE_CLOSED = """
     UPDATE window_closed SET closed_until = reached.closed_until
@@ -166,6 +166,12 @@ class WindowStore:
                 "ORDER BY resolution_minutes, bucket ON CONFLICT DO NOTHING",
                 [key.resolution_minutes for key in keys],
                 [key.bucket for key in keys],
+            )
+            await connection.execute(
+                "INSERT INTO window_grace (resolution_minutes, bucket, from_start, grace) "
+                "SELECT resolution_minutes, bucket, '-infinity', $1 FROM window_frontier "
+                "ORDER BY resolution_minutes, bucket ON CONFLICT DO NOTHING",
+                self._settings.grace,
             )
 
     async def advance(self, key: BucketKey, due: datetime) -> datetime | None:
