@@ -120,12 +120,12 @@ CREATE FUNCTION completeness(
     known_revision bigint, of_sites integer[]
 ) RETURNS TABLE (
     meter_id integer, site_id integer, windows bigint, windows_present bigint, intervals_expected bigint,
-    intervals_present bigint
+    intervals_present bigint, last_window_start timestamptz
 ) LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000 AS $$
     WITH expected AS MATERIALIZED (
         SELECT * FROM expected_windows(of_organization, of_resolution, from_start, until_start, known_revision, of_sites)
     ), present AS (
-        SELECT e.meter_id, count(*) AS windows,
+        SELECT e.meter_id, count(*) AS windows, max(m.window_start) AS last_window_start,
                sum(least(m.intervals_present * e.intervals_each / m.intervals_expected, e.intervals_each)) AS intervals
         FROM measurement m
         JOIN expected e ON e.meter_id = m.meter_id AND m.window_start >= e.begins AND m.window_start < e.ends
@@ -135,7 +135,7 @@ CREATE FUNCTION completeness(
     )
     SELECT e.meter_id, (array_agg(e.site_id ORDER BY e.begins DESC))[1], sum(e.windows)::bigint,
            coalesce(max(p.windows), 0)::bigint, sum(e.windows * e.intervals_each)::bigint,
-           coalesce(max(p.intervals), 0)::bigint
+           coalesce(max(p.intervals), 0)::bigint, max(p.last_window_start)
     FROM expected e LEFT JOIN present p USING (meter_id)
     GROUP BY e.meter_id
 $$;

@@ -16,6 +16,7 @@ from services.cli import (
     run_commands,
     setup_commands,
     window_commands,
+    window_completeness,
     windows,
 )
 from services.cli.show import console
@@ -58,7 +59,7 @@ class _ExamplesFirst(TyperGroup):
         super().format_help(ctx, formatter)
 
 
-WINDOWS_COMMANDS = (window_commands,)
+WINDOWS_COMMANDS = (window_commands, window_completeness)
 """Importing them registers their commands with the group."""
 
 app = typer.Typer(
