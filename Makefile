@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-close lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -58,6 +58,9 @@ lint: setup ## Check format, style, types, import rules
 
 bench-ingest: setup ## Measure ingest against direct COPY on the same database (ARGS='--meters 5000')
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.ingest $(ARGS)
+
+bench-close: setup ## Measure closing against a bare aggregate on the same database (ARGS='--meters 5000')
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

@@ -239,6 +239,7 @@ class WindowStore:
             self._settings.buckets,
             None if len(buckets) == self._settings.buckets else buckets,
             self._settings.grace,
+            self._settings.register_largest_share_per_interval,
             self._topics,
         )
         assert row is not None  # noqa: S101 - an aggregate always has its row
