@@ -114,7 +114,8 @@ async def export(
     """Write the rows of the windows in which the job's runs missed something, as they would be now, in its format.
 
     JSON for jobs that go by HTTPS, CSV for the others. Each window of a meter is written once, whole: newest versions,
-    newest names. What receivers have under the same meter, time and resolution is to be replaced by it.
+    newest names. What receivers have under the same meter, time and resolution is to be replaced by it. Where a
+    register came late, the row after it is written, too: part of what it held belongs to the earlier one.
     """
     if output == "-" and session.answer.as_json:
         raise UserError("--json answers on standard output, where --output - writes the rows: choose one")
@@ -124,19 +125,23 @@ async def export(
         async with find_late(pool, wanted, job_id=choice.job_id) as late:
             totals = await late.totals()
             with _Target(output, overwrite) as target:
-                rows = await _write(target.file, choice.transport, late, wanted)
+                rows = await _write(target.file, choice.transport, late)
                 target.keep()
-    gone = totals.windows - rows
     if session.answer.as_json:
-        session.answer.json({**_span_json(choice), "output": output, "rows": rows, "windows_without_row_now": gone})
+        session.answer.json(
+            {
+                **_span_json(choice),
+                "output": output,
+                "rows": rows,
+                "missed_windows": totals.windows,
+                "runs": totals.runs,
+            }
+        )
     else:
         where = "standard output" if output == "-" else output
-        session.answer.note(f"{rows:,} rows of {totals.meters:,} meters, missed by {totals.runs:,} runs, to {where}")
-        if gone:
-            session.answer.note(
-                f"{gone:,} windows of a meter have no row now (their readings were replaced by some of a longer "
-                "interval): `meterpost late list` shows them"
-            )
+        session.answer.note(
+            f"{rows:,} rows to {where}: {totals.runs:,} runs missed something of {totals.meters:,} meters"
+        )
 
 
 class _Choice(NamedTuple):
@@ -180,12 +185,14 @@ async def _choose(
     return _Choice(organization.organization_id, organization.name, span, site_id, job, slot_start, transport)
 
 
-async def _write(file: BinaryIO, transport: str, late: Late, wanted: Wanted) -> int:
+async def _write(file: BinaryIO, transport: str, late: Late) -> int:
     """Write all rows; returns how many."""
     is_json = transport == "https"
     file.write(JSON_HEAD if is_json else CSV_HEAD)
     count = 0
-    async for batch in corrected_rows(late, wanted.start, wanted.end + timedelta(hours=1)):
+    async for batch in corrected_rows(late):
+        if not batch:
+            continue
         file.write(_rendered(batch, is_json=is_json, is_first=count == 0))
         count += len(batch)
     file.write(JSON_TAIL if is_json else b"")

@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,16 +212,21 @@ FROM generate_series(1, 4) n, generate_series($1::timestamptz, $1 + interval '1 
 """
 
 
-@pytest.fixture
-async def exported(pool: Pool, database_url: str) -> list[ReadingVersion]:
-    """Give closed windows with runs of four jobs, and what came late for them."""
-    await seed_meters(database_url, UTILITIES)
-    connection = await asyncpg.connect(database_url)
+async def prepare_runs(url: str) -> None:
+    """Say that the jobs have run."""
+    connection = await asyncpg.connect(url)
     try:
         for statement in RUNS.split(";\n"):
             await connection.execute(statement, *([T0] if "$1" in statement else []))
     finally:
         await connection.close()
+
+
+@pytest.fixture
+async def exported(pool: Pool, database_url: str) -> list[ReadingVersion]:
+    """Give closed windows with runs of four jobs, and what came late for them."""
+    await seed_meters(database_url, UTILITIES)
+    await prepare_runs(database_url)
     after = T0 + 5 * HOUR
     versions = [version(meter, T0 + minute * MINUTE, 10) for meter in (1, 2, 3) for minute in range(120)]
     versions += [
@@ -288,7 +294,7 @@ def test_the_export_writes_just_these_rows_as_they_are_now_in_the_jobs_format(me
     assert rows[2]["SITE_NAME"] == "South depot"
     file = meterpost.folder / "late.csv"
     answer = meterpost.json("late", "export", "--job", "2", *FROM_TO, "--output", file)
-    assert (answer["rows"], answer["windows_without_row_now"]) == (1, 0)
+    assert (answer["rows"], answer["missed_windows"], answer["runs"]) == (1, 1, 1)
     assert file.read_bytes() == (
         b"meter_id,meter_type,meter_name,meter_unit,measurement_time(UTC),resolution(minutes),site_id,site_name,"
         b"power(W),energy(Wh),flow,volume\r\n"
@@ -297,6 +303,48 @@ def test_the_export_writes_just_these_rows_as_they_are_now_in_the_jobs_format(me
     assert "exists" in meterpost.refused("late", "export", "--job", "2", *FROM_TO, "--output", file)
     meterpost.ok("late", "export", "--job", "2", *FROM_TO, "--output", file, "--overwrite")
     assert [path.name for path in meterpost.folder.iterdir()] == ["late.csv"]
+
+
+async def test_a_register_that_came_late_corrects_the_row_after_it_too(
+    pool: Pool, database_url: str, meterpost: Meterpost
+) -> None:
+    """The rows that were sent, with those of the export in their place, amount to the registers' difference."""
+    await seed_meters(database_url, {1: UTILITIES[1], 2: UTILITIES[1]})
+    await prepare_runs(database_url)
+    after = T0 + 5 * HOUR
+    late = {10, 11, 12, 13, 14, 40}  # all of a window of five minutes, and one in the middle of another
+    versions = [
+        version(meter, T0 + minute * MINUTE, 1000 + 7 * minute, is_register=True)
+        for meter in (1, 2)
+        for minute in range(60)
+        if meter == 2 or minute not in late
+    ]
+    versions += [
+        version(1, T0 + minute * MINUTE, 1000 + 7 * minute, is_register=True, arrived_at=after) for minute in late
+    ]
+    # The last of its window comes again, lower: the next row then begins there.
+    versions.append(version(2, T0 + 29 * MINUTE, 1000 + 7 * 28, is_register=True, revision=1, arrived_at=after))
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + 6 * HOUR)
+    await close_all(store, T0 + 2 * HOUR)
+    sent = {(row.meter_id, row.window_start): row.energy_wh for row in await stored_rows(database_url, 5)}
+    assert sent[1, T0 + 15 * MINUTE] == 70  # what the window before it missed
+    outcome = meterpost("late", "export", "--job", "1", *FROM_TO, "--output", "-")
+    assert outcome.code == 0, outcome.err
+    corrected = {
+        (row["METER_ID"], datetime.fromisoformat(row["MEASUREMENT_TIME(UTC)"])): Decimal(row["ENERGY(Wh)"])
+        for row in outcome.json["measurements"]
+    }
+    assert corrected == {
+        (1, T0 + 10 * MINUTE): 35,
+        (1, T0 + 15 * MINUTE): 35,
+        (1, T0 + 40 * MINUTE): 35,
+        (2, T0 + 25 * MINUTE): 28,
+        (2, T0 + 30 * MINUTE): 42,
+    }
+    now = sent | corrected
+    assert sum(amount or 0 for (meter, _), amount in now.items() if meter == 1) == 7 * 59
+    assert sum(amount or 0 for (meter, _), amount in now.items() if meter == 2) == 7 * 59
 
 
 @pytest.mark.usefixtures("exported")
