@@ -17,6 +17,7 @@ from services.cli import (
     setup_commands,
     window_commands,
     window_completeness,
+    window_show,
     windows,
 )
 from services.cli.show import console
@@ -59,7 +60,7 @@ class _ExamplesFirst(TyperGroup):
         super().format_help(ctx, formatter)
 
 
-WINDOWS_COMMANDS = (window_commands, window_completeness)
+WINDOWS_COMMANDS = (window_commands, window_completeness, window_show)
 """Importing them registers their commands with the group."""
 
 app = typer.Typer(
