@@ -44,6 +44,9 @@ CREATE INDEX meter_event_by_meter ON meter_event (meter_id, resolution_minutes, 
 
 -- How a register stands in an aggregate until its window is walked.
 CREATE TYPE register_reading AS (measured_at timestamptz, interval_minutes smallint, value bigint);
+-- As sum and array_agg, but with a small state, so that the groups of all meters are hashed in memory, and quickly.
+CREATE AGGREGATE bigint_sum(bigint) (sfunc = int8pl, stype = bigint, combinefunc = int8pl, parallel = safe);
+CREATE AGGREGATE register_list(register_reading) (sfunc = array_append, stype = register_reading[], parallel = safe);
 
 -- The readings with from_time <= measured_at < until_time as they were known at the instant known_at: of each the newest
 -- of the versions that had arrived by then. It answers for as long as superseded versions are kept.

@@ -32,11 +32,12 @@ def counting(known: str, previous: str) -> str:
     register_at: where registers stood before $2, NULL in the latter two for meters that then sent pulses.
     """
     return f"""
-as_of_cut_off AS ({as_of(known, IN_RANGE)}
+as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
 ), counted AS MATERIALIZED (
-    SELECT {WINDOW_START} AS window_start, meter_id, sum(value) AS total, sum(interval_minutes) AS covered_minutes,
-           count(*) AS readings, min(interval_minutes) AS shortest, max(interval_minutes) AS longest,
-           array_agg((measured_at, interval_minutes, value)::register_reading) FILTER (WHERE is_register) AS registers
+    SELECT {WINDOW_START} AS window_start, meter_id, bigint_sum(value) AS total,
+           sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
+           register_list((measured_at, interval_minutes, value)::register_reading) FILTER (WHERE is_register)
+               AS registers
     FROM as_of_cut_off
     WHERE interval_minutes <= $1::integer
     GROUP BY {WINDOW_START}, meter_id
@@ -112,7 +113,7 @@ as_of_cut_off AS ({as_of(known, IN_RANGE)}
                    '1 minute') OVER (PARTITION BY as_of_cut_off.meter_id, window_start
                                      ORDER BY measured_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false)
                    AS is_inside
-        FROM (SELECT window_start, meter_id FROM counted WHERE shortest < longest) AS mixed
+        FROM (SELECT window_start, meter_id FROM counted WHERE covered_minutes < readings * longest_minutes) AS mixed
         JOIN as_of_cut_off ON as_of_cut_off.meter_id = mixed.meter_id AND {WINDOW_START} = window_start
         WHERE interval_minutes <= $1::integer AND NOT is_register
     ) AS compared

@@ -36,6 +36,9 @@ class WindowingSettings(ServiceSettings):
     )
     statement_days: int = Field(31, ge=1, le=366, description="How many days one statement spans at most, when behind.")
 
+    closing_connections: int = Field(
+        2, ge=1, le=8, description="So many connections close the windows of many meters side by side."
+    )
     register_largest_share_per_interval: Decimal = Field(
         DEFAULT_LARGEST_SHARE,
         gt=0,

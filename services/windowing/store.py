@@ -1,5 +1,6 @@
 """The SQL of windowing: where things stand, and closing a range of windows in one transaction."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -25,10 +26,10 @@ from services.windowing.settings import WindowingSettings
 log = structlog.get_logger()
 
 # Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
-# very range, joins never loop, and a statement of 200,000 readings sorts and groups in memory.
+# very range, joins never loop or sort, and a statement of 200,000 readings sorts and groups in memory.
 _PLAN_FOR_THE_RANGE = """
     SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
-           set_config('work_mem', '64MB', true)
+           set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true)
 """
 
 _FRONTIER = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2"
@@ -36,7 +37,7 @@ _WATERMARKS = "SELECT topic, partition, watermark FROM ingest_progress WHERE top
 _LOCK = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2 FOR UPDATE"
 _LOCK_COMPANIONS = """
     SELECT bucket FROM window_frontier
-    WHERE resolution_minutes = $1 AND bucket <> $2 AND closed_until = $3
+    WHERE resolution_minutes = $1 AND bucket <> $2 AND closed_until = $3 AND bucket = ANY ($4::smallint[])
     ORDER BY bucket FOR UPDATE SKIP LOCKED
 """
 _ADVANCE = """
@@ -72,6 +73,8 @@ _DAYS_WITH_READINGS = """
         WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3
     ) AS eligible
 """
+_ROWS_WORTH_SHARING = 5_000
+"""Rows of the last statement from which several connections close the next windows side by side."""
 
 
 class Progress(NamedTuple):
@@ -110,6 +113,7 @@ class WindowStore:
         self._topics = list(reading_topics)
         self._logger_topic = next(topic for topic in reading_topics if topic.endswith(READINGS_LOGGER))
         self._known_partitions: set[str] = set()
+        self._last_rows = 0
 
     async def progress(self) -> dict[Partition, Progress]:
         """Return how far ingest has stored the reading topics."""
@@ -178,26 +182,55 @@ class WindowStore:
         """Close the oldest windows of a bucket that start before `due`, as many as one statement takes.
 
         Returns where the bucket then stands; None where nothing is open yet. Other buckets that stand at the same
-        place and that nobody else works on are closed along, because the readings are read once for all of them.
+        place and that nobody else works on are closed along, because the readings are read once for all of them, or
+        once for each of the connections that share the work.
         However often and by however many it is called, each window is closed once: the frontier's row decides.
         """
         step = await self._plan(key, due)
         if step is None or step.chunk is None:
             return None if step is None else step.frontier
-        chunk = step.chunk
-        await self._ensure_partitions(key.resolution_minutes, chunk, is_forced=step.force_id is not None)
+        await self._ensure_partitions(key.resolution_minutes, step.chunk, is_forced=step.force_id is not None)
         crash_point("windowing.claimed")
+        # Buckets are closed and moved on independently, so one that fails takes nothing back from the others.
+        results = await asyncio.gather(
+            *(self._close_share(key, step, step.chunk, share) for share in self._shares(key)), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        reached = results[0]
+        assert isinstance(reached, datetime)  # noqa: S101 - the first share holds the bucket itself
+        return reached
+
+    def _shares(self, key: BucketKey) -> list[list[int]]:
+        """Divide the buckets among the connections, where there is enough to do; the first share holds `key`'s."""
+        buckets = [(key.bucket + step) % self._settings.buckets for step in range(self._settings.buckets)]
+        is_worth_it = self._last_rows >= _ROWS_WORTH_SHARING
+        count = min(self._settings.closing_connections, self._settings.buckets) if is_worth_it else 1
+        return [buckets[number::count] for number in range(count)]
+
+    async def _close_share(self, key: BucketKey, step: Step, chunk: Chunk, share: list[int]) -> datetime | None:
+        """Close a chunk for those buckets of a share that stand where `key` does and that nobody else works on.
+
+        `key` itself is waited for. Returns where it then stands, None for a share without it.
+        """
         started = time.monotonic()
+        is_own = key.bucket in share
         async with transaction(self._pool) as connection:
             if step.force_id is not None:
                 # What is closed and which offsets it is recorded with are of one moment. Others may store meanwhile.
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             await connection.execute(_PLAN_FOR_THE_RANGE)
-            locked: datetime = await connection.fetchval(_LOCK, *key)
-            if locked != step.frontier:
-                return locked  # somebody else was faster
-            companions = await connection.fetch(_LOCK_COMPANIONS, *key, step.frontier)
-            buckets = [key.bucket, *(row["bucket"] for row in companions)]
+            buckets = []
+            if is_own:
+                locked: datetime = await connection.fetchval(_LOCK, *key)
+                if locked != step.frontier:
+                    return locked  # somebody else was faster
+                buckets.append(key.bucket)
+            companions = await connection.fetch(_LOCK_COMPANIONS, *key, step.frontier, share)
+            buckets.extend(row["bucket"] for row in companions)
+            if not buckets:
+                return None
             windows, rows = await self._close(connection, key.resolution_minutes, chunk, buckets)
             if step.force_id is not None:
                 await mark_forced(
@@ -207,12 +240,13 @@ class WindowStore:
             await connection.execute(_ADVANCE, key.resolution_minutes, buckets, chunk.end)
             crash_point("windowing.bucket_written")
         crash_point("windowing.bucket_closed")
+        self._last_rows = rows * (self._settings.buckets // len(buckets))
         WINDOW_CLOSE_SECONDS.observe(time.monotonic() - started)
         WINDOWS_CLOSED.labels(str(key.resolution_minutes)).inc(windows)
         WINDOW_ROWS.inc(rows)
         if step.force_id is not None:
             self._tell_forced(key.resolution_minutes, chunk, len(buckets), step.force_id)
-        return chunk.end
+        return chunk.end if is_own else None
 
     def _tell_forced(self, resolution_minutes: int, chunk: Chunk, buckets: int, force_id: int) -> None:
         windows = buckets * ((chunk.end - chunk.start) // timedelta(minutes=resolution_minutes))
