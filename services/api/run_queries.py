@@ -26,6 +26,12 @@ class Run(NamedTuple):
     planned_at: datetime
     frozen_at: datetime | None
     finished_at: datetime | None
+    is_forced: bool
+    """Some window of it was closed by an operator's decision, before everything was stored."""
+    intervals_present: int | None
+    """Of the expected ones; None, as the next two: not frozen yet, or found to be empty among many at once."""
+    intervals_expected: int | None
+    silent_meter_count: int | None
 
     @property
     def run_id(self) -> str:
@@ -60,7 +66,8 @@ class Attempt(NamedTuple):
 
 _RUNS = """
     SELECT run.job_id, version.name, run.slot_start, run.slot_end, run.job_version, run.catalog_revision, run.state,
-           run.part_count, run.row_count, run.byte_count, run.planned_at, run.frozen_at, run.finished_at
+           run.part_count, run.row_count, run.byte_count, run.planned_at, run.frozen_at, run.finished_at,
+           run.is_forced, run.intervals_present, run.intervals_expected, run.silent_meter_count
     FROM export_run AS run
     JOIN export_job_version AS version
         ON version.organization_id = run.organization_id AND version.job_id = run.job_id
@@ -105,6 +112,30 @@ async def find_run(connection: AnyConnection, organization_id: int, job_id: int,
         _RUNS + " AND run.job_id = $2 AND run.slot_start = $3", organization_id, job_id, slot_start
     )
     return None if row is None else Run(*row)
+
+
+async def with_intervals(connection: AnyConnection, organization_id: int, run: Run) -> Run:
+    """Return the run with its intervals, counted now where it was found to be empty without a look at its meters."""
+    if run.state != "empty" or run.intervals_expected is not None:
+        return run
+    row = await connection.fetchrow(
+        """
+        SELECT coalesce(sum(c.intervals_present), 0)::bigint, coalesce(sum(c.intervals_expected), 0)::bigint,
+               count(*) FILTER (WHERE c.windows_present = 0)
+        FROM export_job_version v
+        CROSS JOIN LATERAL completeness($1, v.resolution_minutes, $4, $5, $6, v.site_ids) c
+        WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = $3
+        """,
+        organization_id,
+        run.job_id,
+        run.job_version,
+        run.slot_start,
+        run.slot_end,
+        run.catalog_revision,
+    )
+    if row is None:
+        raise RuntimeError("an aggregate always has a row")
+    return run._replace(intervals_present=row[0], intervals_expected=row[1], silent_meter_count=row[2])
 
 
 async def parts_of(connection: AnyConnection, organization_id: int, run: Run) -> list[Part]:

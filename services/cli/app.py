@@ -9,11 +9,16 @@ from typer.core import TyperGroup
 from services.cli import (
     ingest_commands,
     job_commands,
+    late_commands,
     meter_commands,
     reading_commands,
     rejected_commands,
     run_commands,
     setup_commands,
+    window_commands,
+    window_completeness,
+    window_show,
+    windows,
 )
 from services.cli.show import console
 
@@ -55,6 +60,9 @@ class _ExamplesFirst(TyperGroup):
         super().format_help(ctx, formatter)
 
 
+WINDOWS_COMMANDS = (window_commands, window_completeness, window_show)
+"""Importing them registers their commands with the group."""
+
 app = typer.Typer(
     name="meterpost",
     cls=_ExamplesFirst,
@@ -70,6 +78,8 @@ app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
 app.add_typer(ingest_commands.app, name="ingest")
 app.add_typer(rejected_commands.app, name="rejected")
+app.add_typer(windows.app, name="windows")
+app.add_typer(late_commands.app, name="late")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

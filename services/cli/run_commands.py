@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from services.api.run_queries import RUN_STATES, attempts_of, find_run, list_runs, parse_run_id, parts_of
+from services.api.run_queries import (
+    RUN_STATES,
+    Run,
+    attempts_of,
+    find_run,
+    list_runs,
+    parse_run_id,
+    parts_of,
+    with_intervals,
+)
 from services.cli.session import Session, command
 from services.cli.show import Column, utc
 from services.platform.errors import UserError
@@ -18,7 +27,9 @@ _RUNS = (
     Column("State", whole=True),
     Column("Rows", number=True),
     Column("Parts", number=True),
+    Column("Complete", number=True),
     Column("Finished", whole=True),
+    Column("Note", whole=True),
 )
 _PARTS = (
     Column("Part", number=True),
@@ -63,7 +74,18 @@ async def list_(
     elif not runs:
         session.answer.say("There is no such run yet. A slot's run comes when all its windows are closed.")
     else:
-        rows = [(run.run_id, run.state, run.row_count, run.part_count, run.finished_at) for run in runs]
+        rows = [
+            (
+                run.run_id,
+                run.state,
+                run.row_count,
+                run.part_count,
+                _share(run),
+                run.finished_at,
+                "forced" if run.is_forced else "",
+            )
+            for run in runs
+        ]
         session.answer.table(_RUNS, rows, title=f"Runs of {organization.name}")
 
 
@@ -82,6 +104,7 @@ async def show(
         found = await find_run(connection, organization.organization_id, job_id, slot_start)
         if found is None:
             raise UserError(f"there is no run {run}; `meterpost runs list` shows those there are")
+        found = await with_intervals(connection, organization.organization_id, found)
         parts = await parts_of(connection, organization.organization_id, found)
         attempts = await attempts_of(connection, organization.organization_id, found)
     if session.answer.as_json:
@@ -95,6 +118,16 @@ async def show(
         f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {job_id} "
         f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts."
     )
+    if found.intervals_expected is not None:
+        session.answer.say(
+            f"Intervals: {found.intervals_present:,} of {found.intervals_expected:,} expected ({_share(found)}); "
+            f"silent meters: {found.silent_meter_count:,}."
+        )
+    if found.is_forced:
+        session.answer.say(
+            "FORCED: an operator had some of its windows closed before everything was stored. "
+            f"`meterpost late list --run {found.run_id}` shows what it missed by that."
+        )
     if parts:
         rows = [
             (
@@ -122,3 +155,13 @@ async def show(
             for one in attempts
         ]
         session.answer.table(_ATTEMPTS, answers)
+
+
+def _share(run: Run) -> str | None:
+    """Return how much of what was expected is there; rounded down, so that 100 % is everything."""
+    if run.intervals_expected is None or run.intervals_present is None:
+        return None
+    if run.intervals_expected == 0:
+        return "100 %"
+    tenths = run.intervals_present * 1000 // run.intervals_expected
+    return f"{tenths // 10}.{tenths % 10} %" if tenths % 10 else f"{tenths // 10} %"

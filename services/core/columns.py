@@ -30,6 +30,7 @@ from services.core.readings import (
 from services.core.registry import QuickDevice, Registry
 from services.core.times import MICROSECOND, to_epoch_microseconds
 from services.core.uploads import Origin, judge_upload
+from services.core.windows import RESOLUTIONS_MINUTES
 
 Int64s = npt.NDArray[np.int64]
 _ABSENT = -1
@@ -267,3 +268,14 @@ class ColumnJudge:
             [r.revision for r in readings],
         )
         return tuple(np.array(column, dtype=np.int64) for column in columns)
+
+
+def late_counts(columns: Columns, grace_seconds: int) -> dict[int, int]:
+    """Return how many versions arrived after the cut-off of their window, by the window's resolution in minutes."""
+    counts = {}
+    for resolution in RESOLUTIONS_MINUTES:
+        step_us = resolution * _MINUTE_US
+        cut_off_us = columns.measured_us // step_us * step_us + step_us + grace_seconds * 1_000_000
+        late = (columns.arrived_us > cut_off_us) & (columns.interval_minutes <= resolution)
+        counts[resolution] = int(np.count_nonzero(late))
+    return counts

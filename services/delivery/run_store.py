@@ -15,13 +15,17 @@ from services.platform.postgres import Connection, Pool, transaction
 
 _PLAN_RUNS = """
 INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state,
-                        frozen_at, finished_at)
+                        frozen_at, finished_at, is_forced)
 SELECT $1, $2, r.slot_start, r.slot_end, r.job_version, c.revision,
        r.state, CASE WHEN r.state = 'empty' THEN $7::timestamptz END,
-       CASE WHEN r.state <> 'planned' THEN $7::timestamptz END
+       CASE WHEN r.state <> 'planned' THEN $7::timestamptz END,
+       EXISTS (SELECT FROM window_forced f
+               WHERE f.resolution_minutes = v.resolution_minutes
+                 AND f.from_start < r.slot_end AND f.until_start > r.slot_start)
 FROM catalog_revision c,
      unnest($3::timestamptz[], $4::timestamptz[], $5::integer[], $6::text[])
          AS r (slot_start, slot_end, job_version, state)
+JOIN export_job_version v ON v.organization_id = $1 AND v.job_id = $2 AND v.version = r.job_version
 """
 
 _MOVE_ON = """
@@ -49,6 +53,24 @@ UPDATE export_run
 SET state = $4, part_count = $5, row_count = $6, byte_count = $7, frozen_at = $8,
     finished_at = CASE WHEN $4 = 'empty' THEN $8::timestamptz END
 WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
+"""
+
+# Beside the rows themselves: what the run should have held, as known at the catalog revision that it pins.
+_COUNT_INTERVALS = """
+UPDATE export_run r
+SET intervals_present = c.present, intervals_expected = c.expected, silent_meter_count = c.silent
+FROM (
+    SELECT coalesce(sum(f.intervals_present), 0)::bigint AS present,
+           coalesce(sum(f.intervals_expected), 0)::bigint AS expected,
+           count(*) FILTER (WHERE f.windows_present = 0) AS silent
+    FROM export_run of_run
+    JOIN export_job_version v ON v.organization_id = of_run.organization_id AND v.job_id = of_run.job_id
+                             AND v.version = of_run.job_version
+    CROSS JOIN LATERAL completeness($1, v.resolution_minutes, of_run.slot_start, of_run.slot_end,
+                                    of_run.catalog_revision, v.site_ids) f
+    WHERE of_run.organization_id = $1 AND of_run.job_id = $2 AND of_run.slot_start = $3
+) c
+WHERE r.organization_id = $1 AND r.job_id = $2 AND r.slot_start = $3
 """
 
 _NEXT_PART = """
@@ -153,6 +175,7 @@ class RunStore:
                 sum(part.byte_count for part in parts),
                 now,
             )
+            await connection.execute(_COUNT_INTERVALS, *run.job, run.slot.start)
 
     async def next_part(self, run: Run) -> WaitingPart | None:
         """Return the first part of the run that has not been delivered."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from services.core.columns import late_counts
 from services.core.readings import SourceTopic
 from services.core.registry import Registry
 from services.core.times import EPOCH
@@ -33,6 +34,7 @@ from services.platform.errors import OperatorNeeded, Superseded, Unavailable
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import (
     INGEST_BATCH_SECONDS,
+    INGEST_LATE_READINGS,
     INGEST_READINGS,
     INGEST_REFUSAL_STOPS,
     INGEST_REFUSED,
@@ -187,6 +189,8 @@ class Ingest:
         crash_point("ingest.after_commit")
         INGEST_BATCH_SECONDS.observe(time.monotonic() - started)
         INGEST_READINGS.inc(len(batch.versions))
+        for resolution, count in late_counts(batch.versions, self._settings.grace_seconds).items():
+            INGEST_LATE_READINGS.labels(str(resolution)).inc(count)
         for row in batch.rejected:
             INGEST_REFUSED.labels(row.reason).inc()
         for move in batch.advances:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from services.core.windows import DEFAULT_GRACE
 from services.platform.settings import ServiceSettings
 
 
@@ -15,6 +16,12 @@ class IngestSettings(ServiceSettings):
     )
     raw_retention_margin_days: int = Field(
         7, ge=1, le=36_500, description="Days of readings are dropped so much later than they can still be added to."
+    )
+    grace_seconds: int = Field(
+        int(DEFAULT_GRACE.total_seconds()),
+        ge=0,
+        le=86_400,
+        description="As windowing has it; here only to count late readings.",
     )
     batch_readings: int = Field(40_000, ge=1, le=1_000_000, description="About how many readings one transaction has.")
     session_seconds: int = Field(

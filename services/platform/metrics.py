@@ -60,6 +60,25 @@ WINDOWS_CLOSED = Counter(
     labelnames=("resolution",),
     registry=REGISTRY,
 )
+WINDOWS_FORCED = Counter(
+    "meterpost_windows_forced",
+    "Windows of a bucket closed by an operator's decision, before everything was stored that belongs to them.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
+WINDOWS_HELD = Gauge(
+    "meterpost_windows_held",
+    "One-minute windows that this partition holds open and that the partition that is furthest would close; "
+    "+Inf: nothing was ever heard of the partition.",
+    labelnames=("topic", "partition"),
+    registry=REGISTRY,
+)
+INGEST_LATE_READINGS = Counter(
+    "meterpost_ingest_late_readings",
+    "Versions stored that arrived after the cut-off of their window of this resolution, repeats included.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
 WINDOW_ROWS = Counter("meterpost_window_rows", "Measurements written.", registry=REGISTRY)
 WINDOW_CLOSE_SECONDS = Histogram(
     "meterpost_window_close_seconds",

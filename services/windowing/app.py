@@ -34,7 +34,9 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
     admin = Admin(settings.kafka_bootstrap_servers)
     try:
         pool = await patience.postgres(
-            lambda: connect_pool(url, max_size=4, statement_timeout_seconds=STATEMENT_SECONDS)
+            lambda: connect_pool(
+                url, max_size=4 + settings.closing_connections, statement_timeout_seconds=STATEMENT_SECONDS
+            )
         )
     except Unavailable:
         return

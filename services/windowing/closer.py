@@ -6,6 +6,7 @@ from datetime import datetime
 import structlog
 
 from services.core.messages import WindowsClosed, WindowsDue, encode
+from services.platform.crash_points import crash_point
 from services.platform.errors import Unavailable
 from services.platform.kafka import Producer
 from services.platform.postgres import Patience
@@ -56,6 +57,7 @@ class Closer:
         """Move the resolution's common frontier to where all buckets stand, and publish it where it moved."""
         moved = await self._patience.postgres(lambda: self._store.move_closed(resolution_minutes))
         if moved is not None:
+            crash_point("windowing.before_event")
             event = WindowsClosed(resolution_minutes, moved)
             await self._publish(WINDOWS_CLOSED, str(resolution_minutes), encode(event))
             log.info("windows_closed", resolution_minutes=resolution_minutes, closed_until=moved.isoformat())

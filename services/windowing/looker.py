@@ -1,6 +1,7 @@
 """Looks what is due: reads how far everything has been stored, and announces the windows that can be closed."""
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 
 import structlog
@@ -13,6 +14,8 @@ from services.platform.postgres import Patience
 from services.platform.topics import READING_TOPICS, WINDOWS_DUE
 from services.windowing.announcements import Announcements, BucketKey
 from services.windowing.closer import Closer
+from services.windowing.forcing import furthest
+from services.windowing.held import tell_held
 from services.windowing.settings import WindowingSettings
 from services.windowing.store import Progress, WindowStore
 
@@ -51,21 +54,38 @@ class Looker:
         # The progress first: a partition that is added after it was read holds only records that arrived later.
         progress = await self._patience.postgres(self._store.progress)
         partitions = await self._patience.kafka(lambda: self._admin.partitions(self._reading_topics))
-        watermark = platform_watermark({key: row.watermark for key, row in progress.items()}, partitions)
+        watermarks = {key: progress[key].watermark if key in progress else None for key in partitions}
         self._tell_missing(partitions, progress)
-        if watermark is None:
+        tell_held(watermarks, self._settings.grace)
+        due = await self._due(watermarks)
+        if not due:
             return
         frontiers = await self._frontiers(progress, partitions)
+        if not frontiers:
+            return  # a decision came before any reading
         for resolution in RESOLUTIONS_MINUTES:
             await self._closer.tell_closed(resolution)
-        due = {resolution: due_until(watermark, resolution, self._settings.grace) for resolution in RESOLUTIONS_MINUTES}
         await self._announce(frontiers, due)
+
+    async def _due(self, watermarks: Mapping[Partition, datetime | None]) -> dict[int, datetime]:
+        """Return how far each resolution may be closed; empty: nothing may, because some partition was not heard."""
+        grace = self._settings.grace
+        watermark = platform_watermark(watermarks, watermarks)
+        forces = await self._patience.postgres(self._store.forces)
+        due = {}
+        for resolution in RESOLUTIONS_MINUTES:
+            forced = furthest(forces, watermarks, resolution, grace)
+            points = [] if watermark is None else [due_until(watermark, resolution, grace)]
+            points += [] if forced is None else [forced.until]
+            if points:
+                due[resolution] = max(points)
+        return due
 
     async def _frontiers(
         self, progress: dict[Partition, Progress], partitions: frozenset[Partition]
     ) -> dict[BucketKey, datetime]:
         frontiers = await self._patience.postgres(self._store.frontiers)
-        arrivals = [progress[key].first_arrival for key in partitions]
+        arrivals = [progress[key].first_arrival for key in partitions if key in progress]
         heard = [arrival for arrival in arrivals if arrival is not None]
         if frontiers or not heard:
             return frontiers

@@ -1,9 +1,11 @@
 """Settings of windowing."""
 
 from datetime import timedelta
+from decimal import Decimal
 
 from pydantic import Field
 
+from services.core.registers import DEFAULT_LARGEST_SHARE
 from services.core.windows import DEFAULT_GRACE
 from services.platform.settings import ServiceSettings
 
@@ -33,6 +35,17 @@ class WindowingSettings(ServiceSettings):
         200_000, ge=1, le=10_000_000, description="About how many readings one statement closes at most, when behind."
     )
     statement_days: int = Field(31, ge=1, le=366, description="How many days one statement spans at most, when behind.")
+
+    closing_connections: int = Field(
+        2, ge=1, le=8, description="So many connections close the windows of many meters side by side."
+    )
+    register_largest_share_per_interval: Decimal = Field(
+        DEFAULT_LARGEST_SHARE,
+        gt=0,
+        le=Decimal("0.5"),
+        description="A register that falls has rolled over if that means at most so much of its modulus per interval; "
+        "never more than half of it in all. Else it was reset.",
+    )
 
     @property
     def grace(self) -> timedelta:

@@ -1,43 +1,58 @@
 """The SQL of windowing: where things stand, and closing a range of windows in one transaction."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import structlog
+
 from services.core.times import floor_to
-from services.core.windows import RESOLUTIONS_MINUTES, due_until
+from services.core.windows import RESOLUTIONS_MINUTES, due_until, platform_watermark
+from services.platform.crash_points import crash_point
 from services.platform.errors import OperatorNeeded
 from services.platform.kafka import Partition
-from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED
+from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED, WINDOWS_FORCED
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
+from services.platform.topics import READINGS_LOGGER
 from services.windowing.announcements import BucketKey
 from services.windowing.closing_sql import CLOSE
+from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces
 from services.windowing.measurement_partitions import partition_of
 from services.windowing.settings import WindowingSettings
 
+log = structlog.get_logger()
+
 # Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
-# very range, joins never loop, and a statement of 200,000 readings sorts and groups in memory.
+# very range, joins never loop or sort, and a statement of 200,000 readings sorts and groups in memory.
 _PLAN_FOR_THE_RANGE = """
     SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
-           set_config('work_mem', '64MB', true)
+           set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true)
 """
 
-_FRONTIER = """
-    SELECT closed_until,
-           (SELECT CASE WHEN bool_and(watermark IS NOT NULL) THEN min(watermark) END
-            FROM ingest_progress WHERE topic = ANY ($3::text[])) AS watermark
-    FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2
-"""
+_FRONTIER = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2"
+_WATERMARKS = "SELECT topic, partition, watermark FROM ingest_progress WHERE topic = ANY ($1::text[])"
 _LOCK = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2 FOR UPDATE"
 _LOCK_COMPANIONS = """
     SELECT bucket FROM window_frontier
-    WHERE resolution_minutes = $1 AND bucket <> $2 AND closed_until = $3
+    WHERE resolution_minutes = $1 AND bucket <> $2 AND closed_until = $3 AND bucket = ANY ($4::smallint[])
     ORDER BY bucket FOR UPDATE SKIP LOCKED
 """
 _ADVANCE = """
     UPDATE window_frontier SET closed_until = $3 WHERE resolution_minutes = $1 AND bucket = ANY ($2::smallint[])
+"""
+# Almost always the grace is what it was, and this writes nothing.
+_NOTE_GRACE = """
+    INSERT INTO window_grace (resolution_minutes, bucket, from_start, grace)
+    SELECT $1, bucket, $3, $4
+    FROM unnest($2::smallint[]) AS bucket
+    CROSS JOIN LATERAL (
+        SELECT grace FROM window_grace AS known
+        WHERE known.resolution_minutes = $1 AND known.bucket = bucket.bucket ORDER BY from_start DESC LIMIT 1
+    ) AS before
+    WHERE before.grace <> $4
 """
 _MOVE_CLOSED = """
     UPDATE window_closed SET closed_until = reached.closed_until
@@ -58,6 +73,8 @@ _DAYS_WITH_READINGS = """
         WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3
     ) AS eligible
 """
+_ROWS_WORTH_SHARING = 5_000
+"""Rows of the last statement from which several connections close the next windows side by side."""
 
 
 class Progress(NamedTuple):
@@ -74,6 +91,19 @@ class Chunk(NamedTuple):
     end: datetime
 
 
+class Step(NamedTuple):
+    """What to do next for a bucket that stands at `frontier`; without a chunk, nothing."""
+
+    frontier: datetime
+    chunk: Chunk | None = None
+    force_id: int | None = None
+    """The operator's decision by which the chunk is closed before everything is stored."""
+
+
+FORCED_DAYS = 1
+"""A chunk that is closed by force spans no more: it is closed as a whole, whether anything is in it or not."""
+
+
 class WindowStore:
     """What windowing reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
 
@@ -81,7 +111,9 @@ class WindowStore:
         self._pool = pool
         self._settings = settings
         self._topics = list(reading_topics)
+        self._logger_topic = next(topic for topic in reading_topics if topic.endswith(READINGS_LOGGER))
         self._known_partitions: set[str] = set()
+        self._last_rows = 0
 
     async def progress(self) -> dict[Partition, Progress]:
         """Return how far ingest has stored the reading topics."""
@@ -139,32 +171,94 @@ class WindowStore:
                 [key.resolution_minutes for key in keys],
                 [key.bucket for key in keys],
             )
+            await connection.execute(
+                "INSERT INTO window_grace (resolution_minutes, bucket, from_start, grace) "
+                "SELECT resolution_minutes, bucket, '-infinity', $1 FROM window_frontier "
+                "ORDER BY resolution_minutes, bucket ON CONFLICT DO NOTHING",
+                self._settings.grace,
+            )
 
     async def advance(self, key: BucketKey, due: datetime) -> datetime | None:
         """Close the oldest windows of a bucket that start before `due`, as many as one statement takes.
 
         Returns where the bucket then stands; None where nothing is open yet. Other buckets that stand at the same
-        place and that nobody else works on are closed along, because the readings are read once for all of them.
+        place and that nobody else works on are closed along, because the readings are read once for all of them, or
+        once for each of the connections that share the work.
         However often and by however many it is called, each window is closed once: the frontier's row decides.
         """
-        chunk, frontier = await self._plan(key, due)
-        if frontier is None or chunk is None:
-            return frontier
-        await self._ensure_partitions(key.resolution_minutes, chunk)
+        step = await self._plan(key, due)
+        if step is None or step.chunk is None:
+            return None if step is None else step.frontier
+        await self._ensure_partitions(key.resolution_minutes, step.chunk, is_forced=step.force_id is not None)
+        crash_point("windowing.claimed")
+        # Buckets are closed and moved on independently, so one that fails takes nothing back from the others.
+        results = await asyncio.gather(
+            *(self._close_share(key, step, step.chunk, share) for share in self._shares(key)), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        reached = results[0]
+        assert isinstance(reached, datetime)  # noqa: S101 - the first share holds the bucket itself
+        return reached
+
+    def _shares(self, key: BucketKey) -> list[list[int]]:
+        """Divide the buckets among the connections, where there is enough to do; the first share holds `key`'s."""
+        buckets = [(key.bucket + step) % self._settings.buckets for step in range(self._settings.buckets)]
+        is_worth_it = self._last_rows >= _ROWS_WORTH_SHARING
+        count = min(self._settings.closing_connections, self._settings.buckets) if is_worth_it else 1
+        return [buckets[number::count] for number in range(count)]
+
+    async def _close_share(self, key: BucketKey, step: Step, chunk: Chunk, share: list[int]) -> datetime | None:
+        """Close a chunk for those buckets of a share that stand where `key` does and that nobody else works on.
+
+        `key` itself is waited for. Returns where it then stands, None for a share without it.
+        """
         started = time.monotonic()
+        is_own = key.bucket in share
         async with transaction(self._pool) as connection:
+            if step.force_id is not None:
+                # What is closed and which offsets it is recorded with are of one moment. Others may store meanwhile.
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             await connection.execute(_PLAN_FOR_THE_RANGE)
-            locked: datetime = await connection.fetchval(_LOCK, *key)
-            if locked != frontier:
-                return locked  # somebody else was faster
-            companions = await connection.fetch(_LOCK_COMPANIONS, *key, frontier)
-            buckets = [key.bucket, *(row["bucket"] for row in companions)]
+            buckets = []
+            if is_own:
+                locked: datetime = await connection.fetchval(_LOCK, *key)
+                if locked != step.frontier:
+                    return locked  # somebody else was faster
+                buckets.append(key.bucket)
+            companions = await connection.fetch(_LOCK_COMPANIONS, *key, step.frontier, share)
+            buckets.extend(row["bucket"] for row in companions)
+            if not buckets:
+                return None
             windows, rows = await self._close(connection, key.resolution_minutes, chunk, buckets)
+            if step.force_id is not None:
+                await mark_forced(
+                    connection, key.resolution_minutes, chunk, buckets, step.force_id, self._topics, self._logger_topic
+                )
+            await connection.execute(_NOTE_GRACE, key.resolution_minutes, buckets, step.frontier, self._settings.grace)
             await connection.execute(_ADVANCE, key.resolution_minutes, buckets, chunk.end)
+            crash_point("windowing.bucket_written")
+        crash_point("windowing.bucket_closed")
+        self._last_rows = rows * (self._settings.buckets // len(buckets))
         WINDOW_CLOSE_SECONDS.observe(time.monotonic() - started)
         WINDOWS_CLOSED.labels(str(key.resolution_minutes)).inc(windows)
         WINDOW_ROWS.inc(rows)
-        return chunk.end
+        if step.force_id is not None:
+            self._tell_forced(key.resolution_minutes, chunk, len(buckets), step.force_id)
+        return chunk.end if is_own else None
+
+    def _tell_forced(self, resolution_minutes: int, chunk: Chunk, buckets: int, force_id: int) -> None:
+        windows = buckets * ((chunk.end - chunk.start) // timedelta(minutes=resolution_minutes))
+        WINDOWS_FORCED.labels(str(resolution_minutes)).inc(windows)
+        log.warning(
+            "windows_forced",
+            resolution_minutes=resolution_minutes,
+            buckets=buckets,
+            start=chunk.start.isoformat(),
+            end=chunk.end.isoformat(),
+            force_id=force_id,
+        )
 
     async def _close(
         self, connection: Connection, resolution: int, chunk: Chunk, buckets: list[int]
@@ -179,37 +273,62 @@ class WindowStore:
             self._settings.buckets,
             None if len(buckets) == self._settings.buckets else buckets,
             self._settings.grace,
+            self._settings.register_largest_share_per_interval,
             self._topics,
         )
         assert row is not None  # noqa: S101 - an aggregate always has its row
         return row["windows"], row["rows"]
 
-    async def _plan(self, key: BucketKey, due: datetime) -> tuple[Chunk | None, datetime | None]:
-        """Return what to close next, None where there is nothing, and where the bucket stands."""
+    async def _plan(self, key: BucketKey, due: datetime) -> Step | None:
+        """Return what to close next; None before the first opening."""
         resolution = timedelta(minutes=key.resolution_minutes)
         async with transaction(self._pool) as connection:
             await connection.execute(_PLAN_FOR_THE_RANGE)
-            row = await connection.fetchrow(_FRONTIER, *key, self._topics)
-            if row is None:
-                return None, None
-            frontier: datetime = row["closed_until"]
-            if row["watermark"] is None:
-                return None, frontier
+            frontier: datetime | None = await connection.fetchval(_FRONTIER, *key)
+            if frontier is None:
+                return None
             # Whoever sent the message: nothing closes before the tables say so.
-            due = min(
-                floor_to(due, resolution), due_until(row["watermark"], key.resolution_minutes, self._settings.grace)
-            )
-            if frontier >= due:
-                return None, frontier
-            first = await self._next_reading(connection, frontier, due)
-            if first is None:
-                return Chunk(due, due), frontier
-            start = floor_to(first, resolution)
-            end = min(due, start + timedelta(days=self._settings.statement_days))
-            if end - start > resolution:
-                beyond = await connection.fetchval(_READING_AFTER, start, end, self._settings.statement_readings)
-                end = end if beyond is None else max(floor_to(beyond, resolution), start + resolution)
-        return Chunk(start, end), frontier
+            due = floor_to(due, resolution)
+            allowed = await self._allowed(connection, key.resolution_minutes, frontier)
+            if allowed is None or frontier >= min(due, allowed.until):
+                return Step(frontier)
+            due = min(due, allowed.until)
+            if allowed.force_id is not None:
+                # Readings are still stored while we look: nothing may be left out because it was not there just now.
+                end = min(due, frontier + timedelta(days=FORCED_DAYS))
+                return Step(frontier, Chunk(frontier, end), allowed.force_id)
+            return Step(frontier, await self._next_chunk(connection, frontier, due, resolution))
+
+    async def _allowed(self, connection: Connection, resolution_minutes: int, frontier: datetime) -> DuePoint | None:
+        """Return how far the tables let a bucket be closed that stands at `frontier`."""
+        rows = await connection.fetch(_WATERMARKS, self._topics)
+        watermarks = {(row["topic"], row["partition"]): row["watermark"] for row in rows}
+        watermark = platform_watermark(watermarks, watermarks)
+        if watermark is not None:
+            until = due_until(watermark, resolution_minutes, self._settings.grace)
+            if until > frontier:
+                return DuePoint(until, None)  # as far as it goes without force, it goes without
+        forces = await open_forces(connection, frontier)
+        return furthest(forces, watermarks, resolution_minutes, self._settings.grace)
+
+    async def _next_chunk(
+        self, connection: Connection, frontier: datetime, due: datetime, resolution: timedelta
+    ) -> Chunk:
+        """Return the windows that one statement closes, from the first reading on."""
+        first = await self._next_reading(connection, frontier, due)
+        if first is None:
+            return Chunk(due, due)
+        start = floor_to(first, resolution)
+        end = min(due, start + timedelta(days=self._settings.statement_days))
+        if end - start > resolution:
+            beyond = await connection.fetchval(_READING_AFTER, start, end, self._settings.statement_readings)
+            end = end if beyond is None else max(floor_to(beyond, resolution), start + resolution)
+        return Chunk(start, end)
+
+    async def forces(self) -> list[Force]:
+        """Return the operators' decisions that are not carried out yet."""
+        async with transaction(self._pool) as connection:
+            return await open_forces(connection)
 
     async def _next_reading(self, connection: Connection, start: datetime, end: datetime) -> datetime | None:
         """Return the earliest time of a reading in [start, end); looks slice by slice, so few partitions are locked."""
@@ -221,7 +340,7 @@ class WindowStore:
             start += slice_
         return None
 
-    async def _ensure_partitions(self, resolution: int, chunk: Chunk) -> None:
+    async def _ensure_partitions(self, resolution: int, chunk: Chunk, *, is_forced: bool) -> None:
         """Make the partitions that the chunk's rows go to, in a transaction of its own; they stay if closing fails."""
         if chunk.start >= chunk.end:
             return
@@ -229,8 +348,11 @@ class WindowStore:
         if first == last and first.name in self._known_partitions:
             return
         async with transaction(self._pool) as connection:
-            days = await connection.fetch(_DAYS_WITH_READINGS, chunk.start, chunk.end, resolution)
-            needed = {partition_of(resolution, row["day"]) for row in days}
+            if is_forced:  # a reading may still come
+                needed = {first, last}
+            else:
+                days = await connection.fetch(_DAYS_WITH_READINGS, chunk.start, chunk.end, resolution)
+                needed = {partition_of(resolution, row["day"]) for row in days}
             missing = sorted(part for part in needed if part.name not in self._known_partitions)
             if missing:
                 await create_partitions(connection, missing)

@@ -169,14 +169,6 @@ async def test_intervals_present_reach_the_expected_ones_exactly_when_the_window
     await assert_closed_as_expected(database_url, versions, cadence_minutes=cadence)
 
 
-async def test_registers_are_not_summed(pool: Pool, database_url: str) -> None:
-    await seed_meters(database_url, UTILITIES)
-    await store_versions(database_url, [version(1, T0, 918_273, is_register=True), version(2, T0, 5)])
-    store = await begin(pool, database_url, T0 + 5 * HOUR)
-    await close_all(store, T0 + 2 * HOUR)
-    assert {row.meter_id for row in await stored_rows(database_url, 60)} == {2}
-
-
 async def test_the_configuration_in_force_at_the_windows_start_counts(pool: Pool, database_url: str) -> None:
     await seed_meters(database_url, UTILITIES)
     async with transaction(pool) as connection:
@@ -224,7 +216,7 @@ async def test_the_database_converts_exactly_as_the_core_does(
     try:
         await connection.execute(
             "TRUNCATE organization, reading, reading_superseded, measurement, window_closing, window_frontier, "
-            "window_closed, ingest_progress CASCADE"
+            "window_closed, ingest_progress, meter_register, meter_event CASCADE"
         )
     finally:
         await connection.close()

@@ -14,6 +14,7 @@ from services.platform.postgres import Pool, transaction
 from services.windowing.announcements import BucketKey
 from services.windowing.store import WindowStore
 from tests.support.closing import (
+    CLOSED_TABLES,
     MINUTE,
     T0,
     UTILITIES,
@@ -56,7 +57,7 @@ async def test_in_one_go_in_chunks_or_window_by_window_gives_the_same_rows_and_h
         rows = [await stored_rows(database_url, resolution) for resolution in RESOLUTIONS_MINUTES]
         found = rows, await closings(pool)
         async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE measurement, window_closing, window_frontier, window_closed")
+            await connection.execute(f"TRUNCATE {CLOSED_TABLES}")
         return found
 
     store = await begin(pool, database_url, until + 2 * HOUR)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from services.core.conversion import Conversion, Utility, convert
+from services.core.counting import KnownReading, close_window
 from services.core.readings import ReadingVersion, newest
+from services.core.registers import DEFAULT_LARGEST_SHARE, Register
 from services.core.times import floor_to
 from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES, cut_off
 from services.platform.postgres import Connection, Pool, transaction
@@ -21,6 +24,8 @@ from services.windowing.store import WindowStore
 
 T0 = datetime(2026, 11, 20, 10, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+CLOSED_TABLES = "measurement, meter_event, meter_register, window_closing, window_frontier, window_closed"
+"""All that windowing writes."""
 TOPICS = ("readings.bridge", "readings.logger")
 
 UTILITIES = {
@@ -46,6 +51,21 @@ class Row(NamedTuple):
     pulses: int
     energy_wh: Decimal | None
     volume: Decimal | None
+    flags: int = 0
+    register_start: int | None = None
+    register_start_at: datetime | None = None
+    register_end: int | None = None
+    register_end_at: datetime | None = None
+
+
+class TellingEvent(NamedTuple):
+    """An event of one meter's window."""
+
+    resolution_minutes: int
+    window_start: datetime
+    meter_id: int
+    kind: str
+    detail: dict[str, Any]
 
 
 def version(meter_id: int, measured_at: datetime, value: int, **more: Any) -> ReadingVersion:
@@ -68,7 +88,9 @@ def version(meter_id: int, measured_at: datetime, value: int, **more: Any) -> Re
     return ReadingVersion(**fields)
 
 
-async def seed_meters(url: str, meters: dict[int, Conversion], cadence_minutes: int = 1) -> None:
+async def seed_meters(
+    url: str, meters: dict[int, Conversion], cadence_minutes: int = 1, moduli: dict[int, int] | None = None
+) -> None:
     """Register meters of one organization, with these conversions from the beginning of time, at revision 1."""
     connection = await asyncpg.connect(url)
     try:
@@ -85,7 +107,8 @@ async def seed_meters(url: str, meters: dict[int, Conversion], cadence_minutes: 
                 conversion.utility.value,
             )
         for meter_id, conversion in meters.items():
-            await configure(connection, meter_id, conversion, cadence_minutes=cadence_minutes)
+            modulus = (moduli or {}).get(meter_id)
+            await configure(connection, meter_id, conversion, cadence_minutes=cadence_minutes, modulus=modulus)
     finally:
         await connection.close()
 
@@ -98,20 +121,23 @@ async def configure(
     valid_from: datetime | None = None,
     revision: int = 1,
     cadence_minutes: int = 1,
+    modulus: int | None = None,
+    unit: str | None = None,
 ) -> None:
     """Add a configuration, valid from the beginning of time unless told otherwise."""
     await connection.execute(
         "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse, "
-        "normalization_factor, calorific_value, cadence_minutes) "
-        "VALUES ($1, coalesce($2, '-infinity'::timestamptz), $3, 'Meter', 1, $4, $5, $6, $7, $8)",
+        "normalization_factor, calorific_value, cadence_minutes, register_modulus) "
+        "VALUES ($1, coalesce($2, '-infinity'::timestamptz), $3, 'Meter', 1, $4, $5, $6, $7, $8, $9)",
         meter_id,
         valid_from,
         revision,
-        conversion.utility.units[0],
+        unit or conversion.utility.units[0],
         conversion.units_per_pulse,
         conversion.normalization_factor,
         conversion.calorific_value,
         cadence_minutes,
+        modulus,
     )
 
 
@@ -163,25 +189,85 @@ def expected_rows(
     grace: timedelta,
     meters: dict[int, Conversion],
     cadence_minutes: int = 1,
+    moduli: dict[int, int] | None = None,
 ) -> list[Row]:
     """Return the measurements of one resolution, by the words of the contract."""
+    return expected(versions, resolution_minutes, grace, meters, cadence_minutes, moduli)[0]
+
+
+def expected(
+    versions: Iterable[ReadingVersion],
+    resolution_minutes: int,
+    grace: timedelta,
+    meters: dict[int, Conversion],
+    cadence_minutes: int = 1,
+    moduli: dict[int, int] | None = None,
+) -> tuple[list[Row], list[TellingEvent]]:
+    """Return the measurements of one resolution and the events of its windows, meter by meter, window by window."""
     by_key: dict[tuple[int, datetime], list[ReadingVersion]] = defaultdict(list)
     for item in versions:
         by_key[item.meter_id, item.measured_at].append(item)
-    sums: dict[tuple[datetime, int], list[ReadingVersion]] = defaultdict(list)
+    windows: dict[tuple[datetime, int], list[KnownReading]] = defaultdict(list)
     for (meter_id, measured_at), found in by_key.items():
         start = floor_to(measured_at, timedelta(minutes=resolution_minutes))
         known = newest(found, as_of=cut_off(start, resolution_minutes, grace))
-        if known is not None and known.interval_minutes <= resolution_minutes and not known.is_register:
-            sums[start, meter_id].append(known)
-    rows = []
-    for (start, meter_id), members in sorted(sums.items()):
-        pulses = sum(item.value for item in members)
-        quantity = convert(pulses, meters[meter_id])
-        wanted = max(resolution_minutes // cadence_minutes, 1)
-        present = sum(item.interval_minutes for item in members) * wanted // resolution_minutes
-        rows.append(Row(resolution_minutes, start, meter_id, present, wanted, pulses, *quantity))
-    return rows
+        if known is not None and known.interval_minutes <= resolution_minutes:
+            reading = KnownReading(measured_at, known.interval_minutes, known.value, known.is_register)
+            windows[start, meter_id].append(reading)
+    rows: list[Row] = []
+    events: list[TellingEvent] = []
+    registers: dict[int, Register | None] = {}
+    wanted = max(resolution_minutes // cadence_minutes, 1)
+    for (start, meter_id), readings in sorted(windows.items()):
+        closed = close_window(
+            start,
+            resolution_minutes,
+            readings,
+            registers.get(meter_id),
+            (moduli or {}).get(meter_id),
+            DEFAULT_LARGEST_SHARE,
+        )
+        registers[meter_id] = closed.register
+        events.extend(
+            TellingEvent(resolution_minutes, start, meter_id, event.kind.value, event.detail) for event in closed.events
+        )
+        content = closed.content
+        if content is None:
+            continue
+        begin, end = content.start or (None, None), content.end or (None, None)
+        rows.append(
+            Row(
+                resolution_minutes,
+                start,
+                meter_id,
+                content.covered_minutes * wanted // resolution_minutes,
+                wanted,
+                content.pulses,
+                *convert(content.pulses, meters[meter_id]),
+                content.flags,
+                begin[1],
+                begin[0],
+                end[1],
+                end[0],
+            )
+        )
+    return rows, sorted(events, key=lambda event: event[:4])
+
+
+async def stored_events(url: str, resolution_minutes: int) -> list[TellingEvent]:
+    """Return the events of one resolution as they are in the database."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT resolution_minutes, window_start, meter_id, kind, detail FROM meter_event "
+            "WHERE resolution_minutes = $1",
+            resolution_minutes,
+        )
+    finally:
+        await connection.close()
+    return sorted(
+        (TellingEvent(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows), key=lambda event: event[:4]
+    )
 
 
 async def stored_rows(url: str, resolution_minutes: int) -> list[Row]:
@@ -202,10 +288,17 @@ def canonical_sha256(rows: Iterable[Row], organization_id: int = 1) -> bytes:
     """Return the hash that the closing of these rows, of one window and bucket, must record."""
     lines = [
         f"{row.meter_id}|{organization_id}|{row.intervals_present}|{row.intervals_expected}|{row.pulses}"
-        f"|{_text(row.energy_wh)}|{_text(row.volume)}"
+        f"|{_text(row.energy_wh)}|{_text(row.volume)}{_rest_of_line(row)}"
         for row in sorted(rows, key=lambda row: row.meter_id)
     ]
     return hashlib.sha256("\n".join(lines).encode()).digest()
+
+
+def _rest_of_line(row: Row) -> str:
+    if row.register_start_at is None or row.register_end_at is None:
+        return f"|{row.flags}" if row.flags else ""
+    began, ended = (int(instant.timestamp()) for instant in (row.register_start_at, row.register_end_at))
+    return f"|{row.flags}|{row.register_start}|{began}|{row.register_end}|{ended}"
 
 
 def _text(number: Decimal | None) -> str:
@@ -242,12 +335,17 @@ async def close_all(store: WindowStore, until: datetime) -> int:
 
 
 async def assert_closed_as_expected(
-    url: str, versions: list[ReadingVersion], meters: dict[int, Conversion] | None = None, cadence_minutes: int = 1
+    url: str,
+    versions: list[ReadingVersion],
+    meters: dict[int, Conversion] | None = None,
+    cadence_minutes: int = 1,
+    moduli: dict[int, int] | None = None,
 ) -> None:
-    """Compare the measurements of every resolution with what the contract says."""
+    """Compare the measurements and events of every resolution with what the contract says."""
     for resolution in RESOLUTIONS_MINUTES:
-        expected = expected_rows(versions, resolution, DEFAULT_GRACE, meters or UTILITIES, cadence_minutes)
-        assert await stored_rows(url, resolution) == expected
+        rows, events = expected(versions, resolution, DEFAULT_GRACE, meters or UTILITIES, cadence_minutes, moduli)
+        assert await stored_rows(url, resolution) == rows
+        assert await stored_events(url, resolution) == events
 
 
 async def closings(pool: Pool) -> list[dict[str, Any]]:

@@ -1,0 +1,172 @@
+"""`python -m bench.close`: how fast windows close, as a ratio to the limit of the same database.
+
+One-minute readings of an hour lie in the real tables, as ingest leaves them (1 % corrected); the windows of each
+resolution are closed by the real store, one after the other, all buckets together. The limit is one bare aggregate over
+the readings of the same window, measured just before the window closes. The last line printed is JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+
+from services.core.windows import RESOLUTIONS_MINUTES
+from services.local.postgres_server import PostgresServer
+from services.platform.migrations import upgrade
+from services.platform.postgres import Pool, connect_pool, transaction
+from services.windowing.announcements import BucketKey
+from services.windowing.settings import WindowingSettings
+from services.windowing.store import WindowStore
+
+T0 = datetime(2026, 11, 20, 10, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+TOPIC = "readings.logger"
+WINDOWS_EACH = 6
+"""At most so many windows of a resolution are measured; the median counts."""
+
+_BARE = """
+    SELECT count(*) FROM (
+        SELECT meter_id, sum(value) FROM reading WHERE measured_at >= $1 AND measured_at < $2 GROUP BY meter_id
+    ) AS sums
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many meters, for how many minutes, and which share of them sends registers."""
+
+    meters: int
+    minutes: int
+    register_share: float
+
+
+async def fill(url: str, load: Load) -> None:
+    """Put meters and readings into the tables."""
+    registers = int(load.meters * load.register_share)
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        f"""
+        UPDATE catalog_revision SET revision = 1;
+        INSERT INTO organization (organization_id, name, revision) VALUES (1, 'Bench', 1);
+        INSERT INTO site (site_id, organization_id, revision) VALUES (1, 1, 1);
+        INSERT INTO meter (meter_id, organization_id, meter_type, utility, revision)
+            SELECT n, 1, 'Electricity', 'electricity', 1 FROM generate_series(1, {load.meters}) AS n;
+        INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse,
+                                         register_modulus)
+            SELECT n, '-infinity', 1, 'Meter ' || n, 1, 'kWh', 0.001, 1000000000
+            FROM generate_series(1, {load.meters}) AS n;
+        CREATE TABLE reading_day PARTITION OF reading FOR VALUES FROM ('2026-11-20Z') TO ('2026-11-21Z');
+        CREATE TABLE superseded_day PARTITION OF reading_superseded FOR VALUES FROM ('2026-11-20Z') TO ('2026-11-21Z');
+        INSERT INTO ingest_progress (topic, partition, next_offset, watermark, first_arrival, epoch, owner)
+            VALUES ('{TOPIC}', 0, 100000000, '2026-11-20 20:00Z', '2026-11-20 10:00Z', 1, 'bench');
+        """  # noqa: S608 - numbers of ours
+    )
+    for minute in range(load.minutes):
+        measured_at = T0 + minute * MINUTE
+        await connection.execute(
+            f"""
+            INSERT INTO reading (measured_at, arrived_at, value, source_offset, meter_id, revision, source_partition,
+                                 source_place, interval_minutes, source_topic, is_register)
+            SELECT $1::timestamptz, $1::timestamptz + interval '70 seconds',
+                   CASE WHEN n <= {registers} THEN n * 1000 + {minute} * 7 ELSE (n + {minute}) % 97 END,
+                   {minute} * {load.meters} + n, n, 0, 0, n % 20, 1, 1, n <= {registers}
+            FROM generate_series(1, {load.meters}) AS n
+            """,  # noqa: S608 - numbers of ours
+            measured_at,
+        )
+        await connection.execute(
+            "UPDATE reading SET revision = 1, value = value + 1, arrived_at = arrived_at + interval '30 seconds' "
+            "WHERE measured_at = $1 AND (meter_id + $2) % 100 = 0",
+            measured_at,
+            minute,
+        )
+    await connection.execute("CHECKPOINT")
+    await connection.close()
+
+
+async def bare_aggregate(pool: Pool, start: datetime, end: datetime) -> float:
+    """Return how long the database takes at least: the sums alone, of which nothing is kept."""
+    async with transaction(pool) as connection:
+        await connection.execute("SET LOCAL work_mem = '64MB'")
+        started = time.perf_counter()
+        await connection.fetchval(_BARE, start, end)
+        return time.perf_counter() - started
+
+
+async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
+    """Close the windows of each resolution one by one."""
+    store = WindowStore(pool, WindowingSettings.model_validate({}), (TOPIC,))
+    await store.open(dict.fromkeys(RESOLUTIONS_MINUTES, T0))
+    for _warm in range(2):
+        await bare_aggregate(pool, T0, T0 + load.minutes * MINUTE)
+    found: dict[str, float] = {}
+    readings, seconds = 0, 0.0
+    for resolution in (minutes for minutes in RESOLUTIONS_MINUTES if minutes <= load.minutes):
+        closing, bare = [], []
+        for number in range(min(load.minutes // resolution, WINDOWS_EACH)):
+            start = T0 + number * resolution * MINUTE
+            end = start + resolution * MINUTE
+            bare.append(await bare_aggregate(pool, start, end))
+            started = time.perf_counter()
+            reached = await store.advance(BucketKey(resolution, 0), end)
+            closing.append(time.perf_counter() - started)
+            if reached != end:
+                raise SystemExit(f"closed to {reached} instead of {end}")
+        console.print(
+            f"{resolution:>2} min: closing {' '.join(f'{one:.3f}' for one in closing)}, "
+            f"bare {' '.join(f'{one:.3f}' for one in bare)}"
+        )
+        name = f"{resolution}m"
+        found[f"close_{name}_s"] = round(statistics.median(closing), 4)
+        found[f"bare_{name}_s"] = round(statistics.median(bare), 4)
+        found[f"ratio_{name}"] = round(statistics.median(closing) / statistics.median(bare), 2)
+        readings += len(closing) * resolution * load.meters
+        seconds += sum(closing)
+    return {**found, "readings_per_s": round(readings / seconds), "meters": load.meters, "minutes": load.minutes}
+
+
+async def measure(load: Load, console: Console) -> dict[str, float]:
+    """Run the whole bench."""
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterpost-bench-")))
+        postgres = PostgresServer(data_folder=folder / "postgres")
+        cleanup.callback(postgres.destroy)
+        postgres.start()
+        await asyncio.to_thread(upgrade, postgres.url())
+        console.print(f"storing {load.meters * load.minutes:,} readings")
+        await fill(postgres.url(), load)
+        pool = await connect_pool(postgres.url(), max_size=4, statement_timeout_seconds=120)
+        try:
+            return await close(pool, load, console)
+        finally:
+            pool.terminate()
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.close", description=__doc__)
+    parser.add_argument("--meters", type=int, default=50_000)
+    parser.add_argument("--minutes", type=int, default=60, help="of readings; resolutions above it are left out")
+    parser.add_argument("--registers", type=float, default=0.0, help="share of meters that send registers")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    result = asyncio.run(measure(Load(options.meters, options.minutes, options.registers), console))
+    table = Table(title="closing", show_header=False)
+    for name, value in result.items():
+        table.add_row(name, f"{value:,}")
+    console.print(table)
+    print(json.dumps(result))  # noqa: T201 - the bench's answer
+
+
+if __name__ == "__main__":
+    main()

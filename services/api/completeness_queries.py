@@ -1,0 +1,93 @@
+"""Which meters were silent or partial in a span of windows. Read only."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from services.api.catalog_queries import AnyConnection
+
+MeterState = Literal["silent", "partial", "complete"]
+
+
+class MeterCompleteness(NamedTuple):
+    """One meter, over the windows in which it was configured and some device was to report it."""
+
+    meter_id: int
+    meter_name: str
+    site_id: int
+    site_name: str | None
+    windows: int
+    windows_present: int
+    """Those with a row."""
+    intervals_expected: int
+    intervals_present: int
+    last_window_start: datetime | None
+    """Of the windows with a row."""
+
+    @property
+    def state(self) -> MeterState:
+        """Whether it reported nothing, some, or everything."""
+        if self.windows_present == 0:
+            return "silent"
+        return "complete" if self.intervals_present == self.intervals_expected else "partial"
+
+
+class CompletenessTotals(NamedTuple):
+    """All meters of the span together."""
+
+    meters: int
+    silent: int
+    partial: int
+    intervals_expected: int
+    intervals_present: int
+
+
+async def completeness_of(
+    connection: AnyConnection,
+    organization_id: int,
+    resolution_minutes: int,
+    start: datetime,
+    end: datetime,
+    site_id: int | None,
+) -> list[MeterCompleteness]:
+    """Return every meter that was to report in windows that start in [start, end), as the catalog is known now."""
+    rows = await connection.fetch(
+        """
+        SELECT f.meter_id, c.name, f.site_id, d.name, f.windows, f.windows_present, f.intervals_expected,
+               f.intervals_present, f.last_window_start
+        FROM completeness($1, $2, $3, $4, (SELECT revision FROM catalog_revision), $5) f
+        CROSS JOIN LATERAL (
+            SELECT name FROM meter_configuration
+            WHERE meter_id = f.meter_id AND valid_from < $4 ORDER BY valid_from DESC, revision DESC LIMIT 1) c
+        LEFT JOIN LATERAL (
+            SELECT name FROM site_description
+            WHERE site_id = f.site_id AND valid_from < $4 ORDER BY valid_from DESC, revision DESC LIMIT 1) d ON true
+        ORDER BY f.meter_id
+        """,
+        organization_id,
+        resolution_minutes,
+        start,
+        end,
+        None if site_id is None else [site_id],
+    )
+    return [MeterCompleteness(*row) for row in rows]
+
+
+def totals_of(meters: Sequence[MeterCompleteness]) -> CompletenessTotals:
+    """Return the sums."""
+    states = [meter.state for meter in meters]
+    return CompletenessTotals(
+        len(meters),
+        states.count("silent"),
+        states.count("partial"),
+        sum(meter.intervals_expected for meter in meters),
+        sum(meter.intervals_present for meter in meters),
+    )
+
+
+async def closed_span(connection: AnyConnection, resolution_minutes: int) -> tuple[datetime, datetime] | None:
+    """Return from where to where windows of a resolution are closed for every meter; None: none is."""
+    row = await connection.fetchrow(
+        "SELECT opened_at, closed_until FROM window_closed WHERE resolution_minutes = $1", resolution_minutes
+    )
+    return None if row is None else (row["opened_at"], row["closed_until"])

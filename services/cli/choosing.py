@@ -1,0 +1,93 @@
+"""Options by which several commands choose windows: a span of time, a site, resolutions."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from services.api.catalog_queries import AnyConnection, sites
+from services.core.times import floor_to, parse_instant
+from services.core.windows import RESOLUTIONS_MINUTES
+from services.platform.errors import UserError
+
+_NAMES = ", ".join(map(str, RESOLUTIONS_MINUTES))
+
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Windows that start here or later.", show_default=False),
+]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="TIME", help="Windows that start before this.", show_default=False)
+]
+Site = Annotated[
+    str | None, typer.Option("--site", metavar="NAME_OR_ID", help="Only of this site.", show_default=False)
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option("--resolution", metavar="MINUTES", help=f"Only of this resolution: {_NAMES}.", show_default=False),
+]
+Limit = Annotated[int, typer.Option(min=0, help="At most so many lines; 0: all.")]
+
+
+def instant(text: str, option: str) -> datetime:
+    """Return the instant that an option names. Raises UserError that names the option."""
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def span(from_: str | None, to: str | None) -> tuple[datetime, datetime]:
+    """Return the span of --from and --to. Raises UserError where one is missing or there is nothing between them."""
+    if from_ is None or to is None:
+        raise UserError("--from and --to say which windows are meant: give both, such as 2026-11-20T10:00:00Z")
+    start, end = instant(from_, "--from"), instant(to, "--to")
+    if start >= end:
+        raise UserError(f"nothing lies between --from {from_} and --to {to}")
+    return start, end
+
+
+def resolutions(chosen: int | None) -> tuple[int, ...]:
+    """Return the resolutions that --resolution means; all of them without it."""
+    if chosen is None:
+        return RESOLUTIONS_MINUTES
+    return (resolution_of(chosen),)
+
+
+def resolution_of(minutes: int) -> int:
+    """Return the resolution. Raises UserError where windows of it do not exist."""
+    if minutes not in RESOLUTIONS_MINUTES:
+        raise UserError(f"--resolution is {minutes}; there are {_NAMES} minutes")
+    return minutes
+
+
+def window_start(text: str, resolution_minutes: int, option: str) -> datetime:
+    """Return the start of a window. Raises UserError where no window of the resolution starts there."""
+    found = instant(text, option)
+    begins = floor_to(found, timedelta(minutes=resolution_minutes))
+    if begins != found:
+        raise UserError(
+            f"{option} is {text}; no window of {resolution_minutes} minutes starts there, one starts at "
+            f"{begins:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    return found
+
+
+async def site_id(connection: AnyConnection, organization_id: int, chosen: str | None) -> int | None:
+    """Return the id of the site that --site names, by id or by name. Raises UserError unless there is just one."""
+    if chosen is None:
+        return None
+    known = await sites(connection, organization_id)
+    found = [site for site in known if str(site.site_id) == chosen] or [site for site in known if site.name == chosen]
+    if len(found) == 1:
+        return found[0].site_id
+    if found:
+        ids = ", ".join(str(site.site_id) for site in found)
+        raise UserError(f"several sites are named {chosen!r}: give the id, one of {ids}")
+    names = ", ".join(f"{site.site_id} {site.name!r}" for site in known[:20]) or "none"
+    raise UserError(f"there is no site {chosen!r}; there are: {names}")
+
+
+def limit_of(limit: int) -> int | None:
+    """Return the limit as SQL takes it."""
+    return limit or None

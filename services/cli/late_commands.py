@@ -1,0 +1,291 @@
+"""`meterpost late`: readings that came too late for their closed windows, and what is to be sent after."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, BinaryIO, NamedTuple
+
+import typer
+
+from services.api.job_queries import find_job
+from services.api.late_queries import Late, LateGroup, LateReading, LateTotals, Wanted, find_late
+from services.api.late_rows import corrected_rows
+from services.api.run_queries import find_run, parse_run_id
+from services.cli import choosing
+from services.cli.session import Session, command
+from services.cli.show import Column, ReaderGoneError
+from services.core.records import CSV_HEAD, CSV_LINE_END, JSON_HEAD, JSON_TAIL, MeasurementRow, render_csv, render_json
+from services.core.windows import RESOLUTIONS_MINUTES
+from services.platform.errors import UserError
+from services.platform.postgres import Pool, transaction
+
+app = typer.Typer(no_args_is_help=True, help="Late readings: what closed windows missed, and what to send after.")
+
+_DATABASE = ("organization", "database", "as_json")
+_READINGS = (
+    Column("Window", whole=True),
+    Column("Min", number=True),
+    Column("Meter"),
+    Column("Site"),
+    Column("Reading", whole=True),
+    Column("Late by", number=True),
+    Column("Value", number=True),
+    Column("Window held", number=True),
+    Column("Verdict", whole=True),
+    Column("Missed by runs"),
+)
+_GROUPS = (
+    Column("Meter"),
+    Column("Site"),
+    Column("Missed by run", whole=True),
+    Column("Readings", number=True),
+    Column("Windows", number=True),
+    Column("Longest late by", number=True),
+)
+_EXPLANATION = (
+    "Late by: arrival minus the window's cut-off. Verdict: missed - the newest version, which says something else than "
+    "what the window held; repeat - the same content came again; outranked - a newer version stands above it. Closed "
+    "windows stay as they are; `meterpost late export` writes the rows as they would be now."
+)
+
+
+@command(app, "list", *_DATABASE)
+async def list_(
+    session: Session,
+    *,
+    from_: choosing.From = None,
+    to: choosing.To = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Only what this run missed; its slot is the span.", show_default=False),
+    ] = None,
+    job: Annotated[
+        int | None, typer.Option(metavar="ID", help="Only what runs of this job missed.", show_default=False)
+    ] = None,
+    site: choosing.Site = None,
+    meter: Annotated[int | None, typer.Option(metavar="ID", help="Only of this meter.", show_default=False)] = None,
+    resolution: choosing.Resolution = None,
+    repeats: Annotated[
+        bool, typer.Option("--repeats", help="List those, too, that change nothing: repeats, outranked versions.")
+    ] = False,
+    by_run: Annotated[bool, typer.Option("--by-run", help="One line for each meter, site and run.")] = False,
+    limit: choosing.Limit = 50,
+) -> None:
+    """List readings that came after the cut-off of a window that is closed, and what the window held instead.
+
+    A reading may be late for its minute and in time for its hour: it is listed once for each resolution it is late for.
+    """
+    if run is not None and (from_ is not None or to is not None or job is not None):
+        raise UserError("--run has its own span and job: leave --from, --to and --job out")
+    if by_run and repeats:
+        raise UserError("--by-run counts what was missed; --repeats has no place in it")
+    async with session.pool() as pool:
+        choice = await _choose(session, pool, run, job, (from_, to), site)
+        wanted = Wanted(*choice.span, choosing.resolutions(resolution), choice.organization_id, choice.site_id, meter)
+        async with find_late(pool, wanted, job_id=choice.job_id, slot_start=choice.slot_start) as late:
+            totals = await late.totals()
+            groups = await late.groups(choosing.limit_of(limit)) if by_run else []
+            readings = [] if by_run else await late.readings(with_repeats=repeats, limit=choosing.limit_of(limit))
+    if session.answer.as_json:
+        found = [one._asdict() for one in groups] or [one._asdict() | {"late_by": one.late_by} for one in readings]
+        session.answer.json(_json(choice, totals, "by_run" if by_run else "readings", found))
+    elif by_run:
+        session.answer.table(_GROUPS, map(_group_row, groups))
+        _tell_totals(session, totals, len(groups), sum(group.readings for group in groups) < totals.missed)
+    else:
+        session.answer.table(_READINGS, map(_reading_row, readings))
+        listed = totals.missed + (totals.repeat + totals.outranked if repeats else 0)
+        _tell_totals(session, totals, len(readings), len(readings) < listed)
+        session.answer.note(_EXPLANATION)
+
+
+@command(app, "export", *_DATABASE)
+async def export(
+    session: Session,
+    *,
+    job: Annotated[int, typer.Option(metavar="ID", help="The job whose runs missed them.", show_default=False)],
+    from_: choosing.From = None,
+    to: choosing.To = None,
+    output: Annotated[str, typer.Option(metavar="FILE|-", help="Where to; - is standard output.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
+) -> None:
+    """Write the rows of the windows in which the job's runs missed something, as they would be now, in its format.
+
+    JSON for jobs that go by HTTPS, CSV for the others. Each window of a meter is written once, whole: newest versions,
+    newest names. What receivers have under the same meter, time and resolution is to be replaced by it. Where a
+    register came late, the row after it is written, too: part of what it held belongs to the earlier one.
+    """
+    if output == "-" and session.answer.as_json:
+        raise UserError("--json answers on standard output, where --output - writes the rows: choose one")
+    async with session.pool() as pool:
+        choice = await _choose(session, pool, None, job, (from_, to), None)
+        wanted = Wanted(*choice.span, RESOLUTIONS_MINUTES, choice.organization_id)
+        async with find_late(pool, wanted, job_id=choice.job_id) as late:
+            totals = await late.totals()
+            with _Target(output, overwrite) as target:
+                rows = await _write(target.file, choice.transport, late)
+                target.keep()
+    if session.answer.as_json:
+        session.answer.json(
+            {
+                **_span_json(choice),
+                "output": output,
+                "rows": rows,
+                "missed_windows": totals.windows,
+                "runs": totals.runs,
+            }
+        )
+    else:
+        where = "standard output" if output == "-" else output
+        session.answer.note(
+            f"{rows:,} rows to {where}: {totals.runs:,} runs missed something of {totals.meters:,} meters"
+        )
+
+
+class _Choice(NamedTuple):
+    """What the options mean."""
+
+    organization_id: int
+    organization_name: str
+    span: tuple[datetime, datetime]
+    site_id: int | None
+    job_id: int | None
+    slot_start: datetime | None
+    transport: str
+
+
+async def _choose(
+    session: Session,
+    pool: Pool,
+    run: str | None,
+    job: int | None,
+    times: tuple[str | None, str | None],
+    site: str | None,
+) -> _Choice:
+    async with transaction(pool) as connection:
+        organization = await session.organization(connection)
+        slot_start = None
+        if run is not None:
+            try:
+                job, slot_start = parse_run_id(run)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+            found = await find_run(connection, organization.organization_id, job, slot_start)
+            if found is None:
+                raise UserError(f"there is no run {run}; `meterpost runs list` shows those there are")
+            span = (found.slot_start, found.slot_end)
+        else:
+            span = choosing.span(*times)
+        transport = ""
+        if job is not None:
+            transport = (await find_job(connection, organization.organization_id, job)).settings.transport
+        site_id = await choosing.site_id(connection, organization.organization_id, site)
+    return _Choice(organization.organization_id, organization.name, span, site_id, job, slot_start, transport)
+
+
+async def _write(file: BinaryIO, transport: str, late: Late) -> int:
+    """Write all rows; returns how many."""
+    is_json = transport == "https"
+    file.write(JSON_HEAD if is_json else CSV_HEAD)
+    count = 0
+    async for batch in corrected_rows(late):
+        if not batch:
+            continue
+        file.write(_rendered(batch, is_json=is_json, is_first=count == 0))
+        count += len(batch)
+    file.write(JSON_TAIL if is_json else b"")
+    file.flush()
+    return count
+
+
+def _rendered(batch: Sequence[MeasurementRow], *, is_json: bool, is_first: bool) -> bytes:
+    if is_json:
+        return (b"" if is_first else b",") + b",".join(render_json(batch))
+    return b"".join(line + CSV_LINE_END for line in render_csv(batch))
+
+
+class _Target:
+    """The file that is written: it appears under its name once it is complete."""
+
+    def __init__(self, output: str, overwrite: bool) -> None:
+        self._final = None if output == "-" else Path(output)
+        if self._final is not None and self._final.exists() and not overwrite:
+            raise UserError(f"{output} exists: choose another name, or add --overwrite")
+        self._partial = None if self._final is None else self._final.with_name(self._final.name + ".partial")
+        try:
+            self.file: BinaryIO = sys.stdout.buffer if self._partial is None else self._partial.open("wb")
+        except OSError as error:
+            raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
+
+    def __enter__(self) -> "_Target":
+        return self
+
+    def keep(self) -> None:
+        """Give the complete file its name."""
+        if self._partial is not None and self._final is not None:
+            os.fsync(self.file.fileno())
+            self._partial.replace(self._final)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._partial is not None:
+            self.file.close()
+            self._partial.unlink(missing_ok=True)
+        elif isinstance(error, BrokenPipeError):
+            raise ReaderGoneError from error
+
+
+def _span_json(choice: _Choice) -> dict[str, object]:
+    return {"organization": choice.organization_name, "from": choice.span[0], "to": choice.span[1]}
+
+
+def _json(choice: _Choice, totals: LateTotals, name: str, found: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    return {**_span_json(choice), "totals": _plain(totals._asdict()), name: [_plain(one) for one in found]}
+
+
+def _plain(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields with durations as seconds, by names that say so."""
+    return {
+        f"{name}_seconds" if name.endswith("late_by") else name: value.total_seconds()
+        if isinstance(value, timedelta)
+        else value
+        for name, value in fields.items()
+    }
+
+
+def _reading_row(one: LateReading) -> tuple[object, ...]:
+    late_by = "forced" if one.late_by < timedelta(0) else str(one.late_by)
+    return (
+        one.window_start,
+        one.resolution_minutes,
+        f"{one.meter_id} {one.meter_name or ''}",
+        one.site_name,
+        one.measured_at,
+        late_by,
+        one.value,
+        one.held_value,
+        one.verdict,
+        ", ".join(one.runs) or None,
+    )
+
+
+def _group_row(group: LateGroup) -> tuple[object, ...]:
+    return (
+        f"{group.meter_id} {group.meter_name or ''}",
+        group.site_name,
+        group.run,
+        group.readings,
+        group.windows,
+        str(group.longest_late_by),
+    )
+
+
+def _tell_totals(session: Session, totals: LateTotals, shown: int, is_cut: bool) -> None:
+    if is_cut:
+        session.answer.note(f"the first {shown:,} are shown; --limit 0 shows all")
+    longest = f", at most {totals.longest_late_by} late" if totals.longest_late_by is not None else ""
+    session.answer.say(
+        f"Missed: {totals.missed:,} readings in {totals.windows:,} windows of {totals.meters:,} meters, by "
+        f"{totals.runs:,} runs{longest}. No loss: {totals.repeat:,} repeats, {totals.outranked:,} outranked."
+    )

@@ -1,0 +1,107 @@
+"""`meterpost windows completeness`: which meters were silent or partial."""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from services.api.completeness_queries import CompletenessTotals, closed_span, completeness_of, totals_of
+from services.cli import choosing
+from services.cli.session import Session, command
+from services.cli.show import Column, utc
+from services.cli.windows import app
+from services.core.times import ceil_to
+from services.platform.errors import UserError
+from services.platform.postgres import transaction
+
+_COLUMNS = (
+    Column("Meter"),
+    Column("Site"),
+    Column("State", whole=True),
+    Column("Intervals present", number=True),
+    Column("expected", number=True),
+    Column("Windows with a row", number=True),
+    Column("of", number=True),
+    Column("Last row", whole=True),
+)
+
+
+@command(app, "completeness", "organization", "database", "as_json")
+async def completeness(
+    session: Session,
+    *,
+    from_: choosing.From = None,
+    to: choosing.To = None,
+    site: choosing.Site = None,
+    resolution: Annotated[int, typer.Option(metavar="MINUTES", help="Of windows of this resolution.")] = 60,
+    all_: Annotated[bool, typer.Option("--all", help="List the complete meters, too.")] = False,
+    limit: choosing.Limit = 50,
+) -> None:
+    """List silent meters (no row at all) and partial ones, with the intervals that came and that were to come.
+
+    A meter is to report in a window while it is configured and attached to a device, once each interval of its cadence.
+    Only closed windows count.
+    """
+    minutes = choosing.resolution_of(resolution)
+    step = timedelta(minutes=minutes)
+    start, end = (ceil_to(instant, step) for instant in choosing.span(from_, to))
+    async with session.pool() as pool, transaction(pool) as connection:
+        organization = await session.organization(connection)
+        site_id = await choosing.site_id(connection, organization.organization_id, site)
+        closed = await closed_span(connection, minutes)
+        if closed is None:
+            raise UserError("no window was ever closed: windows open with the first reading")
+        opened_at, closed_until = closed
+        asked = (start, end)
+        start, end = max(start, opened_at), min(end, closed_until)
+        if start >= end:
+            raise UserError(
+                f"no window of {minutes} minutes is closed there; those that start from {utc(opened_at)} to before "
+                f"{utc(closed_until)} are"
+            )
+        meters = await completeness_of(connection, organization.organization_id, minutes, start, end, site_id)
+    totals = totals_of(meters)
+    listed = [meter for meter in meters if all_ or meter.state != "complete"]
+    shown = listed[: choosing.limit_of(limit)]
+    if session.answer.as_json:
+        session.answer.json(
+            {
+                "organization": organization.name,
+                "resolution_minutes": minutes,
+                "from": start,
+                "to": end,
+                "totals": totals._asdict(),
+                "meters": [{**meter._asdict(), "state": meter.state} for meter in shown],
+            }
+        )
+        return
+    if (start, end) != asked:
+        session.answer.note(f"only windows that start from {utc(start)} to before {utc(end)} are closed")
+    if shown:
+        session.answer.table(
+            _COLUMNS,
+            [
+                (
+                    f"{meter.meter_id} {meter.meter_name}",
+                    meter.site_name,
+                    meter.state,
+                    meter.intervals_present,
+                    meter.intervals_expected,
+                    meter.windows_present,
+                    meter.windows,
+                    meter.last_window_start,
+                )
+                for meter in shown
+            ],
+        )
+    if len(shown) < len(listed):
+        session.answer.note(f"the first {len(shown):,} of {len(listed):,} are shown; --limit 0 shows all")
+    session.answer.say(_sentence(totals))
+
+
+def _sentence(totals: CompletenessTotals) -> str:
+    missing = totals.intervals_expected - totals.intervals_present
+    return (
+        f"{totals.meters:,} meters: {totals.silent:,} silent, {totals.partial:,} partial. Intervals: "
+        f"{totals.intervals_present:,} of {totals.intervals_expected:,} expected, {missing:,} missing."
+    )

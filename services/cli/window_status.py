@@ -1,0 +1,189 @@
+"""What `meterpost windows status` says: how far windows are closed, what they wait for, what was forced. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from services.cli.show import Answer, Column, utc
+from services.core.windows import due_until, platform_watermark
+from services.ingest.progress_queries import PartitionProgress
+from services.platform.kafka import Partition
+from services.windowing.forcing import ForceRecord
+from services.windowing.held import windows_held
+from services.windowing.status_queries import ForcedCount, Standing
+
+_COLUMNS = (
+    Column("Resolution", number=True),
+    Column("Closed until", whole=True),
+    Column("Can be closed until", whole=True),
+    Column("Backlog", number=True),
+    Column("Held open", number=True),
+    Column("Forced until", whole=True),
+)
+_HOLDERS = (
+    Column("Held open by", whole=True),
+    Column("Watermark", whole=True),
+    Column("Behind", number=True),
+    Column("Minutes held", number=True),
+    Column("Last moved", whole=True),
+    Column("Owner"),
+)
+_FORCES = (
+    Column("Forced", number=True),
+    Column("Until", whole=True),
+    Column("Without"),
+    Column("Windows", number=True),
+    Column("With rows", number=True),
+    Column("Decided", whole=True),
+    Column("By"),
+    Column("Reason"),
+)
+EXPLANATION = (
+    "Backlog: windows for which everything is stored and that are not closed yet; it is 0 but for moments. Held open: "
+    "windows that the furthest partition would close and that wait for another one. Last moved: wall clock."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolutionStatus:
+    """One resolution."""
+
+    resolution_minutes: int
+    closed_until: datetime
+    due_until: datetime | None
+    """As far as everything is stored; None: some partition was never heard."""
+    backlog_windows: int
+    held_windows: int
+    forced_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A partition that holds windows open which another one would close."""
+
+    topic: str
+    partition: int
+    watermark: datetime | None
+    behind_seconds: float | None
+    held_windows: int | None
+    """Of one minute; None: nothing was ever heard of it, so it holds all."""
+    updated_at: datetime | None
+    owner: str | None
+
+
+def resolution_statuses(
+    standings: Sequence[Standing], watermarks: Mapping[Partition, datetime | None]
+) -> list[ResolutionStatus]:
+    """Return each resolution's status."""
+    lowest = platform_watermark(watermarks, watermarks)
+    highest = max((mark for mark in watermarks.values() if mark is not None), default=None)
+    found = []
+    for standing in standings:
+        step = timedelta(minutes=standing.resolution_minutes)
+        closed = standing.closed_until
+        due = None if lowest is None else due_until(lowest, standing.resolution_minutes, standing.grace)
+        furthest = None if highest is None else due_until(highest, standing.resolution_minutes, standing.grace)
+        open_until = max(closed, due or closed)
+        found.append(
+            ResolutionStatus(
+                standing.resolution_minutes,
+                closed,
+                due,
+                (open_until - closed) // step,
+                (max(furthest or open_until, open_until) - open_until) // step,
+                standing.last_forced_until,
+            )
+        )
+    return found
+
+
+def holders(
+    watermarks: Mapping[Partition, datetime | None],
+    progress: Mapping[Partition, PartitionProgress],
+    grace: timedelta,
+) -> list[Holder]:
+    """Return the partitions that hold windows open, those first that hold most."""
+    highest = max((mark for mark in watermarks.values() if mark is not None), default=None)
+    found = []
+    for key, count in windows_held(watermarks, 1, grace).items():
+        if count == 0:
+            continue
+        mark, known = watermarks[key], progress.get(key)
+        behind = None if mark is None or highest is None else (highest - mark).total_seconds()
+        found.append(
+            Holder(*key, mark, behind, count, known.updated_at if known else None, known.owner if known else None)
+        )
+    return sorted(found, key=lambda one: (one.watermark is not None, one.watermark, one.topic, one.partition))
+
+
+def show_status(
+    answer: Answer,
+    resolutions: Sequence[ResolutionStatus],
+    held_by: Sequence[Holder],
+    forces: Sequence[ForceRecord],
+    counts: Mapping[int, ForcedCount],
+    watermark: datetime | None,
+) -> None:
+    """Answer with tables, or with everything as JSON."""
+    if answer.as_json:
+        answer.json(
+            {
+                "watermark": watermark,
+                "resolutions": [asdict(one) for one in resolutions],
+                "held_open_by": [asdict(one) for one in held_by],
+                "forced": [_force_json(one, counts.get(one.force_id)) for one in forces],
+            }
+        )
+        return
+    if not resolutions:
+        answer.say("No window was ever closed: windows open with the first reading.")
+    else:
+        answer.table(_COLUMNS, map(_resolution_row, resolutions))
+    if held_by:
+        answer.table(_HOLDERS, map(_holder_row, held_by))
+        answer.say(
+            "HELD OPEN: mend the partition above (`meterpost ingest status`). Windows wait, and nothing becomes late "
+            "by it. `meterpost windows force-close` closes without it, if that cannot be waited for."
+        )
+    else:
+        answer.say(f"No partition holds windows open. Everything that arrived before {utc(watermark)} is stored.")
+    if forces:
+        answer.table(_FORCES, [_force_row(one, counts.get(one.force_id)) for one in forces])
+    answer.note(EXPLANATION)
+
+
+def _resolution_row(one: ResolutionStatus) -> tuple[object, ...]:
+    return (
+        one.resolution_minutes,
+        one.closed_until,
+        one.due_until,
+        one.backlog_windows,
+        one.held_windows,
+        one.forced_until,
+    )
+
+
+def _holder_row(one: Holder) -> tuple[object, ...]:
+    behind = "never heard" if one.behind_seconds is None else str(timedelta(seconds=round(one.behind_seconds)))
+    held = "all" if one.held_windows is None else one.held_windows
+    return (f"{one.topic}/{one.partition}", one.watermark, behind, held, one.updated_at, one.owner)
+
+
+def _force_row(one: ForceRecord, count: ForcedCount | None) -> tuple[object, ...]:
+    windows, with_rows = (count.windows, count.windows_with_rows) if count else (0, 0)
+    without = ", ".join(one.partitions)
+    return (
+        one.force_id,
+        one.closes_until,
+        without,
+        windows,
+        with_rows,
+        one.requested_at,
+        one.requested_by,
+        one.reason,
+    )
+
+
+def _force_json(one: ForceRecord, count: ForcedCount | None) -> dict[str, object]:
+    windows, with_rows = (count.windows, count.windows_with_rows) if count else (0, 0)
+    return {**one._asdict(), "windows": windows, "windows_with_rows": with_rows}

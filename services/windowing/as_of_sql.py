@@ -1,0 +1,31 @@
+"""The readings as they were known: one fragment for closing, for verification, and for whoever asks later.
+
+A version is known where `known` says so, an SQL condition over the columns of a reading. Of each reading the newest
+known version is given. `in_range` bounds `measured_at` by parameters, so that partitions are spared.
+"""
+
+VERSION_ORDER = (
+    "revision DESC, arrived_at DESC, source_topic DESC, source_partition DESC, source_offset DESC, source_place DESC"
+)
+_COLUMNS = "measured_at, meter_id, value, interval_minutes, is_register"
+
+
+def as_of(known: str, in_range: str) -> str:
+    """Return a SELECT of measured_at, meter_id, value, interval_minutes, is_register.
+
+    The newest version where it is known, else the best of the superseded ones that are. The second part asks for the
+    newest version key by key: superseded versions are few.
+    """
+    return f"""
+    SELECT {_COLUMNS} FROM reading WHERE {in_range} AND {known}
+    UNION ALL
+    SELECT {_COLUMNS}
+    FROM (
+        SELECT DISTINCT ON (measured_at, meter_id) {_COLUMNS}
+        FROM reading_superseded WHERE {in_range} AND {known}
+        ORDER BY measured_at, meter_id, {VERSION_ORDER}
+    ) AS best
+    WHERE (
+        SELECT NOT ({known}) FROM reading
+        WHERE measured_at = best.measured_at AND meter_id = best.meter_id AND {in_range}
+    )"""  # noqa: S608 - put together from constants

@@ -1,0 +1,75 @@
+"""Where closing stands, for people and programs. Read only; nothing here needs a running windowing."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from services.core.windows import DEFAULT_GRACE
+from services.platform.postgres import Connection
+
+
+class Standing(NamedTuple):
+    """One resolution: closed for every meter up to `closed_until`, in some buckets up to `furthest_until`."""
+
+    resolution_minutes: int
+    opened_at: datetime
+    closed_until: datetime
+    furthest_until: datetime
+    grace: timedelta
+    """With which the last windows were closed."""
+    last_forced_until: datetime | None
+    """Windows before this were closed by force, the last ones of them."""
+
+
+async def standings(connection: Connection) -> list[Standing]:
+    """Return every resolution's standing; none before the first reading."""
+    rows = await connection.fetch(
+        """
+        SELECT c.resolution_minutes, c.opened_at,
+               (SELECT min(closed_until) FROM window_frontier f WHERE f.resolution_minutes = c.resolution_minutes),
+               (SELECT max(closed_until) FROM window_frontier f WHERE f.resolution_minutes = c.resolution_minutes),
+               coalesce((SELECT grace FROM window_grace g WHERE g.resolution_minutes = c.resolution_minutes
+                         ORDER BY from_start DESC LIMIT 1), $1),
+               (SELECT max(until_start) FROM window_forced w WHERE w.resolution_minutes = c.resolution_minutes)
+        FROM window_closed c ORDER BY c.resolution_minutes
+        """,
+        DEFAULT_GRACE,
+    )
+    return [Standing(*row) for row in rows]
+
+
+async def newest_grace(connection: Connection) -> timedelta:
+    """Return the grace with which windows were closed last; the default before any was."""
+    grace: timedelta = await connection.fetchval(
+        "SELECT coalesce((SELECT grace FROM window_grace ORDER BY from_start DESC LIMIT 1), $1)", DEFAULT_GRACE
+    )
+    return grace
+
+
+class ForcedCount(NamedTuple):
+    """How many windows a decision closed, over all resolutions, and how many of them have rows."""
+
+    force_id: int
+    windows: int
+    windows_with_rows: int
+
+
+async def forced_counts(connection: Connection, force_ids: Sequence[int]) -> dict[int, ForcedCount]:
+    """Return what became of decisions; those that closed nothing yet are left out."""
+    rows = await connection.fetch(
+        """
+        SELECT f.force_id,
+               (SELECT sum(n.windows) FROM (
+                    SELECT DISTINCT w.resolution_minutes, w.from_start, w.until_start,
+                           window_starts(w.from_start, w.until_start, w.resolution_minutes) AS windows
+                    FROM window_forced w WHERE w.force_id = f.force_id) n)::bigint,
+               (SELECT count(DISTINCT (c.resolution_minutes, c.window_start)) FROM window_closing c
+                JOIN window_forced w ON w.resolution_minutes = c.resolution_minutes AND w.bucket = c.bucket
+                                    AND c.window_start >= w.from_start AND c.window_start < w.until_start
+                WHERE w.force_id = f.force_id)
+        FROM unnest($1::bigint[]) AS f (force_id)
+        WHERE EXISTS (SELECT FROM window_forced w WHERE w.force_id = f.force_id)
+        """,
+        list(force_ids),
+    )
+    return {row[0]: ForcedCount(*row) for row in rows}
