@@ -14,6 +14,9 @@ from services.cli import (
     rejected_commands,
     run_commands,
     setup_commands,
+    window_event_commands,
+    window_verify_commands,
+    windows,
 )
 from services.cli.show import console
 
@@ -35,10 +38,14 @@ Examples
     meterpost topics declare --kafka kafka.example.org:9092
 """
 
+_REGISTER_BY_IMPORT = (window_event_commands, window_verify_commands)
+"""Modules whose commands stand in a group of several modules."""
+
 HELP = """\
 Meterpost posts the closed intervals of pulse meters to the customers' own servers.
 
-Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed.
+Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed;
+6 `windows verify` found a difference.
 Times are UTC and end with Z. Results go to standard output, notes and errors to standard error.
 """
 
@@ -70,6 +77,7 @@ app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
 app.add_typer(ingest_commands.app, name="ingest")
 app.add_typer(rejected_commands.app, name="rejected")
+app.add_typer(windows.app, name="windows")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

@@ -14,16 +14,9 @@ from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 from services.windowing.announcements import BucketKey
-from services.windowing.closing_sql import CLOSE
+from services.windowing.closing_sql import CLOSE, PLAN_FOR_THE_RANGE
 from services.windowing.measurement_partitions import partition_of
 from services.windowing.settings import WindowingSettings
-
-# Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
-# very range, joins never loop or sort, and a statement of 200,000 readings sorts and groups in memory.
-_PLAN_FOR_THE_RANGE = """
-    SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
-           set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true)
-"""
 
 _FRONTIER = """
     SELECT closed_until,
@@ -182,7 +175,7 @@ class WindowStore:
         started = time.monotonic()
         is_own = key.bucket in share
         async with transaction(self._pool) as connection:
-            await connection.execute(_PLAN_FOR_THE_RANGE)
+            await connection.execute(PLAN_FOR_THE_RANGE)
             buckets = []
             if is_own:
                 locked: datetime = await connection.fetchval(_LOCK, *key)
@@ -224,7 +217,7 @@ class WindowStore:
         """Return what to close next, None where there is nothing, and where the bucket stands."""
         resolution = timedelta(minutes=key.resolution_minutes)
         async with transaction(self._pool) as connection:
-            await connection.execute(_PLAN_FOR_THE_RANGE)
+            await connection.execute(PLAN_FOR_THE_RANGE)
             row = await connection.fetchrow(_FRONTIER, *key, self._topics)
             if row is None:
                 return None, None
