@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from services.core.records import JSON_HEAD, JSON_TAIL
+from services.core.records import JSON_HEAD, JSON_TAIL, MeasurementRow, render_json
 
 RowT = TypeVar("RowT")
 
@@ -26,13 +26,15 @@ class PartFormat(NamedTuple):
     """Of the file name, with its dot."""
     max_rows: int
     max_bytes: int | None
+    render: Callable[[Iterable[MeasurementRow]], list[bytes]]
+    """Each row as its bytes in the part, without what stands between rows."""
 
     def assemble(self, rendered: Sequence[bytes]) -> bytes:
         """Return a whole part."""
         return self.head + self.joint.join(rendered) + self.tail
 
 
-HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES)
+HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES, render_json)
 
 
 class CutPart(NamedTuple, Generic[RowT]):

@@ -173,6 +173,7 @@ class Stack:
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "3",
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
+            "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
         }
         wanted = {
             "ingest": ["services.ingest"],
