@@ -31,10 +31,15 @@ class Account:
 class _Login(asyncssh.SSHServer):
     def __init__(self, account: Account) -> None:
         self._account = account
+        self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        if self._account.public_keys:
-            conn.set_authorized_keys(asyncssh.import_authorized_keys(self._account.public_keys))
+        self._connection = conn
+
+    def begin_auth(self, username: str) -> bool:
+        if self._connection is not None and self._account.public_keys and username == self._account.user:
+            self._connection.set_authorized_keys(asyncssh.import_authorized_keys(self._account.public_keys))
+        return True
 
     def password_auth_supported(self) -> bool:
         return self._account.password is not None

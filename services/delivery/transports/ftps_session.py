@@ -1,6 +1,7 @@
 """One FTPS session, blocking: it belongs to a thread, and `cut` ends it from any other."""
 
 import ftplib
+import select
 import socket
 import ssl
 import threading
@@ -12,6 +13,8 @@ from services.core.file_transfer import FtpsServer
 
 BLOCK_BYTES = 256 * 1024
 UNKNOWN_SIZE = -1
+# Each waits until the connection takes more.
+_MAX_TRIES = 1_000
 
 ResultT = TypeVar("ResultT")
 
@@ -24,7 +27,7 @@ class _FtpTls(ftplib.FTP_TLS):
         connected: socket.socket,
         server: FtpsServer,
         context: ssl.SSLContext,
-        on_data: Callable[[socket.socket], None],
+        on_data: Callable[[socket.socket | None], None],
     ) -> None:
         super().__init__(context=context, encoding="utf-8")
         self.host = server.host
@@ -61,6 +64,11 @@ class _FtpTls(ftplib.FTP_TLS):
         except BaseException:
             connection.close()
             raise
+
+    def voidresp(self) -> str:
+        """Wait for the server's word that a transfer is complete. Our side of it is closed by now."""
+        self._on_data(None)
+        return super().voidresp()
 
     def _start(self, command: str) -> None:
         answer = self.sendcmd(command)
@@ -136,13 +144,12 @@ class FtpsSession:
         with connection:
             while len(content) <= limit and (block := connection.recv(BLOCK_BYTES)):
                 content += block
-            _end_tls(connection)
         if len(content) <= limit:
             self.ftp.voidresp()
         else:
             # The server complains about the transfer that we broke off, or has just finished it.
             with suppress(ftplib.Error):
-                self.ftp.getresp()
+                self.ftp.voidresp()
         return bytes(content)
 
     def write(self, path: str, body: bytes) -> None:
@@ -150,7 +157,7 @@ class FtpsSession:
         connection, _size = self.ftp.ntransfercmd(f"STOR {path}")
         with connection:
             connection.sendall(body)
-            _end_tls(connection)
+            _finish(connection, connection.gettimeout())
         self.ftp.voidresp()
 
     def rename(self, path: str, to: str) -> None:
@@ -167,6 +174,9 @@ class FtpsSession:
             return [name for name, _facts in self.ftp.mlsd(directory)]
         except ftplib.error_perm:
             return [name.rpartition("/")[2] for name in self.ftp.nlst(*filter(None, ("-a", directory)))]
+        finally:
+            # Listings are text; in that mode servers tell no sizes, and say 550 as if there were no file.
+            self.ftp.voidcmd("TYPE I")
 
     def cut(self) -> None:
         """End both connections at once, so that whatever the thread waits for ends too. Any thread may call it."""
@@ -186,11 +196,12 @@ class FtpsSession:
             self._ftp.close()
         self._working.release()
 
-    def _remember_data(self, connection: socket.socket) -> None:
+    def _remember_data(self, connection: socket.socket | None) -> None:
+        """Keep a handle on a new data connection; None: the last one is over, and the handle must not hold it open."""
         with self._lock:
             if self._data is not None:
                 self._data.close()
-            self._data = connection.dup()
+            self._data = None if connection is None else connection.dup()
             if self._is_cut:
                 raise ConnectionAbortedError("the attempt was ended")
 
@@ -201,8 +212,26 @@ def _shut_down(connection: socket.socket | None) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
-def _end_tls(connection: socket.socket) -> None:
-    """Say that the content ends here. That a server closes without an answer to this changes nothing."""
+def _finish(connection: socket.socket, within_s: float | None) -> None:
+    """Say that the content ends here, and wait until the server has closed its side.
+
+    Not by `unwrap` alone, whose answer some servers send only when the connection is closed. Nor by closing at once:
+    what the server has sent and nobody has read (TLS tickets) would turn that into a reset, which may cost the end of
+    the content.
+    """
     if isinstance(connection, ssl.SSLSocket):
-        with suppress(OSError):
-            connection.unwrap()
+        connection.setblocking(False)
+        for _ in range(_MAX_TRIES):
+            try:
+                connection.unwrap()
+            except ssl.SSLWantWriteError:
+                select.select((), (connection,), (), within_s)
+            except OSError:
+                break  # said; its answer is not waited for
+            else:
+                break
+        connection.settimeout(within_s)
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        while socket.socket.recv(connection, BLOCK_BYTES):
+            pass
