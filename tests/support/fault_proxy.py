@@ -64,7 +64,10 @@ class FaultProxy:
         assert task is not None
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        faults = self.faults
+        with suppress(asyncio.CancelledError):  # the end of the test, or of the connections
+            await self._forward(reader, writer, self.faults)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: Faults) -> None:
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
         except OSError:

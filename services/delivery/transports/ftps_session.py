@@ -35,13 +35,20 @@ class _FtpTls(ftplib.FTP_TLS):
         self._address = str(connected.getpeername()[0])
         self._timeout_s = connected.gettimeout()
         self._on_data = on_data
-        if server.tls == "implicit":
-            connected = context.wrap_socket(connected, server_hostname=server.host)
-        self.sock = connected
-        self.file = connected.makefile("r", encoding=self.encoding)
+        self._is_implicit = server.tls == "implicit"
+        self.sock = self._connected = connected
+
+    def begin(self) -> str:
+        """Bring TLS about on the control connection; return the protocol's version."""
+        if self._is_implicit:
+            self.sock = self.context.wrap_socket(self._connected, server_hostname=self.host)
+        self.file = (self.sock or self._connected).makefile("r", encoding=self.encoding)
         self.welcome = self.getresp()
-        if server.tls == "explicit":
+        if not self._is_implicit:
+            plain = self.file
             self.auth()
+            plain.close()
+        return str(self.sock.version()) if isinstance(self.sock, ssl.SSLSocket) else ""
 
     def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
         """Open a data connection inside TLS.
@@ -94,8 +101,7 @@ class FtpsSession:
     def trust(self) -> str:
         """Bring TLS about, which verifies the certificate; return the protocol's version."""
         self._ftp = _FtpTls(self._socket, self._server, self._context, self._remember_data)
-        control = self._ftp.sock
-        return str(control.version()) if isinstance(control, ssl.SSLSocket) else ""
+        return self._ftp.begin()
 
     def log_in(self) -> None:
         """Log in, and have file contents protected as well."""
@@ -189,11 +195,11 @@ class FtpsSession:
         """Close both connections without a word; a thread that is still at work with them has them cut already."""
         if not self._working.acquire(blocking=False):
             return
+        if self._ftp is not None:
+            self._ftp.close()
         for connection in (self._control, self._data, self._socket):
             if connection is not None:
                 connection.close()
-        if self._ftp is not None:
-            self._ftp.close()
         self._working.release()
 
     def _remember_data(self, connection: socket.socket | None) -> None:

@@ -78,12 +78,13 @@ class SftpSessions:
 
     async def aclose(self) -> None:
         """Close every idle session."""
-        for sessions in self._idle.values():
-            for session, timer in sessions:
-                timer.cancel()
-                session.close()
+        idle = [entry for sessions in self._idle.values() for entry in sessions]
         self._idle.clear()
         self._idle_count = 0
+        for session, timer in idle:
+            timer.cancel()
+            session.close()
+        await asyncio.gather(*(session.connection.wait_closed() for session, _timer in idle))
 
     async def _open(self, server: SftpServer) -> Session:
         made = await self._means.outbound.connect(server.host, server.port)
@@ -133,7 +134,8 @@ async def log_in(
     except asyncssh.HostKeyNotVerifiable:
         raise HostKeyRefused(client.shown) from None
     except BaseException:
-        connected.close()
+        if not client.has_begun:
+            connected.close()  # otherwise it is asyncssh's, which has closed it
         raise
     try:
         return Session(connection, await connection.start_sftp_client())
@@ -149,6 +151,10 @@ class _Client(asyncssh.SSHClient):
         self._approved = frozenset(server.host_keys)
         self._on_trusted = on_trusted
         self.shown = ""
+        self.has_begun = False
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self.has_begun = True
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         self.shown = " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
