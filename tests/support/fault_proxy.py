@@ -68,27 +68,29 @@ class FaultProxy:
             await self._forward(reader, writer, self.faults)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, faults: Faults) -> None:
+        writers = [writer]
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+            writers.append(upstream_writer)
+            up = asyncio.ensure_future(self._pump(reader, upstream_writer, faults, cut_at=faults.cut_at_byte))
+            down = asyncio.ensure_future(self._pump(upstream_reader, writer, faults, bytes_per_s=faults.bytes_per_s))
+            try:
+                done, _ = await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+                if faults.holds_close and not (up in done and up.result()):
+                    await asyncio.wait({up, down})
+                    await asyncio.Event().wait()  # until the test ends
+            finally:
+                up.cancel()
+                down.cancel()
         except OSError:
-            writer.transport.abort()
-            return
-        up = asyncio.ensure_future(self._pump(reader, upstream_writer, faults, cut_at=faults.cut_at_byte))
-        down = asyncio.ensure_future(self._pump(upstream_reader, writer, faults, bytes_per_s=faults.bytes_per_s))
-        try:
-            done, _ = await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-            if faults.holds_close and not (up in done and up.result()):
-                await asyncio.wait({up, down})
-                await asyncio.Event().wait()  # until the test ends
-            if faults.by_reset:
-                for one in (writer, upstream_writer):
-                    _reset_on_close(one)
+            pass  # the server is away: the client's connection ends, too
         finally:
-            for pump in (up, down):
-                pump.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            for one in (writer, upstream_writer):
-                one.transport.abort() if faults.by_reset else one.close()
+            for one in writers:
+                if faults.by_reset:
+                    _reset_on_close(one)
+                    one.transport.abort()
+                else:
+                    one.close()
 
     async def _pump(
         self,

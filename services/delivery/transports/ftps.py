@@ -155,7 +155,7 @@ class FtpsDestination:
         steps: tuple[tuple[StepName, Callable[[], object], str], ...] = (
             ("trust", session.trust, f"the certificate is trusted and names {self.server.host}"),
             ("log in", session.log_in, f"the account {self.server.user} is let in"),
-            ("write", lambda: _write(session, hidden, TEST_CONTENT), f"a file can be written to {folder}"),
+            ("write", lambda: _try_writing(session, hidden), f"a file can be written to {folder}"),
             ("rename", lambda: session.rename(hidden, final), "it can be renamed"),
             ("remove", lambda: session.remove(final), "it can be removed"),
         )
@@ -213,6 +213,11 @@ def _write(session: FtpsSession, path: str, body: bytes) -> bool:
     session.write(path, body)
     crash_point("delivery.body_written")
     return session.size(path) in {len(body), UNKNOWN_SIZE}
+
+
+def _try_writing(session: FtpsSession, path: str) -> None:
+    if not _write(session, path, TEST_CONTENT):
+        raise OSError(SIZE_DIFFERS.detail)
 
 
 def _found(session: FtpsSession, path: str, part: OutgoingPart) -> Answer | None:

@@ -13,7 +13,7 @@ from services.core.parts import PartFormat
 from services.core.retry import Answer
 from services.delivery.transports.base import Means, OutgoingPart, Step, StepName
 from services.delivery.transports.checking import Reached, reach
-from services.delivery.transports.file_answers import CONNECT_TIMEOUT, TIMEOUT
+from services.delivery.transports.file_answers import CONNECT_TIMEOUT, SIZE_DIFFERS, TIMEOUT
 from services.delivery.transports.seen_jobs import SeenJobs
 from services.delivery.transports.sftp_answers import LOST, answer_of_error, host_key_sentence
 from services.delivery.transports.sftp_sessions import HostKeyRefused, Session, SftpSessions, log_in
@@ -154,7 +154,7 @@ async def _try_folder(session: Session, server: SftpServer, means: Means) -> Asy
         async with files.open(hidden, "xb") as stream:
             await stream.write(TEST_CONTENT)
         if await files.getsize(hidden) != len(TEST_CONTENT):
-            raise asyncssh.SFTPFailure("another size than was written")
+            raise asyncssh.SFTPFailure(SIZE_DIFFERS.detail)
         return f"a file can be written to {server.directory or 'the folder of the account'}"
 
     async def rename() -> str:
