@@ -45,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 for outcome in ("passed", "failed", "error", "skipped")
                 if (count := sum(found == outcome for found, _report in reports))
             )
-            seconds = sum(report.duration for _outcome, report in reports)
+            seconds = sum(getattr(report, "duration", 0) for _outcome, report in reports)
             rows.append(f"{kind:<12} {what:<46} {counts}, {seconds:.0f} s")
     terminalreporter.section("what was tested")
     for row in rows:

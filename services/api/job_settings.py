@@ -1,13 +1,14 @@
 """What a job may be told: every rule that a person can break, with a sentence that says how to mend it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from services.api.file_settings import FILE_TRANSPORTS, check_file_settings
 from services.core.schedule import check_pair
 from services.platform.errors import UserError
 
@@ -24,7 +25,8 @@ class JobSettings:
     site_ids: tuple[int, ...] | None
     """None: all sites, evaluated at run time."""
     transport: str
-    transport_settings: Mapping[str, Any]
+    transport_settings: Mapping[str, Any] = field(repr=False)
+    """What is secret of it stands under `secrets`, and nowhere else."""
     data: str = "meters_measurements"
 
     def check(self) -> None:
@@ -39,8 +41,11 @@ class JobSettings:
             raise UserError(str(error)) from None
         if self.site_ids is not None and not self.site_ids:
             raise UserError("a job needs at least one site, or all sites")
-        if self.transport != "https":
-            raise UserError(f"the transport {self.transport!r} is not known; allowed: https")
+        if self.transport in FILE_TRANSPORTS:
+            check_file_settings(self.transport, self.transport_settings)
+        elif self.transport != "https":
+            allowed = ", ".join(("https", *FILE_TRANSPORTS))
+            raise UserError(f"the transport {self.transport!r} is not known; allowed: {allowed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from services.cli import (
     ingest_commands,
-    job_commands,
+    job_connection,
     late_commands,
     meter_commands,
     reading_commands,
@@ -79,7 +79,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(meter_commands.app, name="meters")
-app.add_typer(job_commands.app, name="jobs")
+app.add_typer(job_connection.app, name="jobs")  # of which job_commands is the other half
 app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
 app.add_typer(ingest_commands.app, name="ingest")

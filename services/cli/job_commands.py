@@ -1,17 +1,31 @@
 """`meterpost jobs`: what is exported, how often, and where to."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
+from services.api.file_settings import destination_text, shown_settings
 from services.api.job_queries import Job, find_job, list_jobs
 from services.api.job_settings import JobSettings, NewJob, https_settings
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
+from services.cli.job_destinations import (
+    DirectoryOption,
+    FileOptions,
+    FormulasOption,
+    FtpsOption,
+    HostKeyOption,
+    ImplicitOption,
+    LineEndOption,
+    PasswordFileOption,
+    SftpOption,
+    changed_destination,
+    destination_facts,
+    pem,
+    tell_next_steps,
+)
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import Column, utc
 from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
@@ -49,7 +63,10 @@ SiteOption = Annotated[
     list[str] | None,
     typer.Option("--site", metavar="NAME_OR_ID", help="A site; give it again for more.", show_default=False),
 ]
-TransportOption = Annotated[str, typer.Option("--transport", metavar="https", help="How it is sent.")]
+TransportOption = Annotated[
+    str | None,
+    typer.Option("--transport", metavar="https|sftp|ftps", help="How it is sent; follows from the address."),
+]
 UrlOption = Annotated[
     str | None,
     typer.Option(
@@ -73,9 +90,17 @@ async def create(
     resolution: ResolutionOption = None,
     all_sites: AllSitesOption = False,
     site: SiteOption = None,
-    transport: TransportOption = "https",
+    transport: TransportOption = None,
     url: UrlOption = None,
     ca_file: CaFileOption = None,
+    sftp: SftpOption = None,
+    ftps: FtpsOption = None,
+    directory: DirectoryOption = None,
+    password_file: PasswordFileOption = None,
+    host_key: HostKeyOption = None,
+    implicit: ImplicitOption = False,
+    line_end: LineEndOption = None,
+    keep_formulas: FormulasOption = None,
     start: Annotated[
         str | None,
         typer.Option("--start", metavar="TIME", help="First slot at or after this; the past is a backfill."),
@@ -98,13 +123,19 @@ async def create(
     if name is None or frequency is None or resolution is None or missing:
         raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
     starts_at = None if start is None else _time(start, "--start")
-    destination = _destination(session, transport, url, ca_file)
+    files = FileOptions(sftp, ftps, directory, password_file, host_key, implicit, line_end, keep_formulas, ca_file)
+    if files.transport is not None and url is not None:
+        raise UserError("give one of --url, --sftp and --ftps")
+    if transport is not None and transport != (files.transport or "https"):
+        raise UserError(f"--transport {transport} does not fit the address; leave it out, or give --{transport}")
+    name_of_transport = files.transport or "https"
+    destination = files.settings({}) if files.transport else _destination(session, url, ca_file, files)
     async with session.pool() as pool:
         async with transaction(pool) as connection:
             organization = await session.organization(connection)
             chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
             known = await sites(connection, organization.organization_id)
-        settings = JobSettings(name, _frequency(frequency), resolution, chosen, transport, destination)
+        settings = JobSettings(name, _frequency(frequency), resolution, chosen, name_of_transport, destination)
         new = NewJob(organization.organization_id, settings, starts_at)
         job = await create_job(pool, new, wall_clock().now())
     first = first_slot(job.starts_at, settings.frequency_minutes)
@@ -113,8 +144,10 @@ async def create(
         return
     session.answer.say(
         f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {_sites_text(job, known)}, "
-        f"to {destination['url']}. Its first slot is {utc(first.start)} to {utc(first.end)}."
+        f"to {destination.get('url') or destination_text(name_of_transport, destination)}. "
+        f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
+    tell_next_steps(session, job)
 
 
 @command(app, "list", *_DATABASE)
@@ -143,14 +176,12 @@ async def show(session: Session, job_id: JobArgument) -> None:
     if session.answer.as_json:
         session.answer.json(_job_json(job) | {"platform_clock": clock})
         return
-    own_ca = "ca_pem" in job.settings.transport_settings
     facts: list[tuple[str, object]] = [
         ("Job", f"{job.job_id} {job.settings.name}"),
         ("State", _state_text(job)),
         ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
         ("Sites", _sites_text(job, known)),
-        ("To", job.settings.transport_settings.get("url")),
-        ("Trusts", "the certificates given with --ca-file" if own_ca else "the system's certificates"),
+        *destination_facts(job.settings),
         ("Starts at", job.starts_at),
         ("Version", f"{job.version}, for slots from {utc(job.effective_from)}"),
         ("Next slot", job.next_slot_start or "not planned yet"),
@@ -171,6 +202,14 @@ async def edit(
     site: SiteOption = None,
     url: UrlOption = None,
     ca_file: CaFileOption = None,
+    sftp: SftpOption = None,
+    ftps: FtpsOption = None,
+    directory: DirectoryOption = None,
+    password_file: PasswordFileOption = None,
+    host_key: HostKeyOption = None,
+    implicit: ImplicitOption = False,
+    line_end: LineEndOption = None,
+    keep_formulas: FormulasOption = None,
 ) -> None:
     """Change a job from its next slot on; what is not named stays as it is."""
     async with session.pool() as pool:
@@ -181,16 +220,14 @@ async def edit(
             chosen = old.site_ids
             if all_sites or site:
                 chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
-        destination = old.transport_settings
-        if url is not None or ca_file is not None:
-            ca_pem = _pem(ca_file) if ca_file is not None else destination.get("ca_pem")
-            destination = https_settings(url or str(destination["url"]), ca_pem)
+        files = FileOptions(sftp, ftps, directory, password_file, host_key, implicit, line_end, keep_formulas, ca_file)
+        transport, destination = changed_destination(old, files, url)
         settings = JobSettings(
             old.name if name is None else name,
             old.frequency_minutes if frequency is None else _frequency(frequency),
             resolution or old.resolution_minutes,
             chosen,
-            old.transport,
+            transport,
             destination,
         )
         job = await edit_job(pool, organization.organization_id, job_id, settings, wall_clock().now())
@@ -276,27 +313,18 @@ def _frequency(name: str) -> int:
     return minutes
 
 
-def _destination(session: Session, transport: str, url: str | None, ca_file: Path | None) -> dict[str, Any]:
-    if transport != "https":
-        raise UserError(f"the transport {transport!r} is not known; allowed: https")
+def _destination(session: Session, url: str | None, ca_file: Path | None, files: FileOptions) -> dict[str, Any]:
+    files.refuse("an HTTPS receiver")
     if url is not None:
-        return https_settings(url, None if ca_file is None else _pem(ca_file))
+        return https_settings(url, None if ca_file is None else pem(ca_file))
     demo = session.places.demo_receiver()
     if demo is None:
-        raise UserError("say where to send to by --url https://… (no demo with a receiver of its own is running here)")
-    session.answer.note(f"without --url it goes to the demo's receiver: {demo.url} (its CA: {demo.ca_file})")
-    return https_settings(demo.url, _pem(ca_file or demo.ca_file))
-
-
-def _pem(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii")
-    except UnicodeDecodeError:
         raise UserError(
-            f"the CA file {file} is not PEM text; its text begins with -----BEGIN CERTIFICATE-----"
-        ) from None
-    except OSError as error:
-        raise UserError(f"the CA file {file} cannot be read: {error.strerror}") from None
+            "say where to send to by --url https://…, --sftp or --ftps "
+            "(no demo with a receiver of its own is running here)"
+        )
+    session.answer.note(f"without --url it goes to the demo's receiver: {demo.url} (its CA: {demo.ca_file})")
+    return https_settings(demo.url, pem(ca_file or demo.ca_file))
 
 
 def _time(text: str, option: str) -> datetime:
@@ -308,7 +336,6 @@ def _time(text: str, option: str) -> datetime:
 
 def _job_json(job: Job) -> dict[str, Any]:
     settings = job.settings
-    shown: Mapping[str, Any] = settings.transport_settings
     return {
         "job_id": job.job_id,
         "name": settings.name,
@@ -318,7 +345,7 @@ def _job_json(job: Job) -> dict[str, Any]:
         "resolution_minutes": settings.resolution_minutes,
         "site_ids": settings.site_ids,
         "transport": settings.transport,
-        "transport_settings": dict(shown),
+        "transport_settings": shown_settings(settings.transport_settings),
         "starts_at": job.starts_at,
         "version": job.version,
         "effective_from": job.effective_from,
@@ -339,7 +366,7 @@ def _row(job: Job, known: list[Site]) -> tuple[object, ...]:
         frequency_name(settings.frequency_minutes),
         f"{settings.resolution_minutes} min",
         _sites_text(job, known),
-        urlsplit(str(settings.transport_settings.get("url"))).netloc,
+        destination_text(settings.transport, settings.transport_settings),
         job.state,
     )
 

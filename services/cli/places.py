@@ -14,6 +14,7 @@ DATA_FOLDER_VARIABLE = "METERPOST_DATA_FOLDER"
 DATABASE_VARIABLE = "METERPOST_DATABASE_URL"
 KAFKA_VARIABLE = "METERPOST_KAFKA_BOOTSTRAP_SERVERS"
 TOPIC_PREFIX_VARIABLE = "METERPOST_TOPIC_PREFIX"
+ALLOWED_DESTINATIONS_VARIABLE = "METERPOST_ALLOWED_DESTINATIONS"
 ENDPOINTS = "endpoints.json"
 DEFAULT_DATA_FOLDER = ".local"
 
@@ -68,6 +69,14 @@ class Places:
             return None
         ca_file = Path(https["ca_file"])
         return Receiver(https["url"], ca_file if ca_file.is_absolute() or file is None else file.parent / ca_file)
+
+    def allowed_destinations(self) -> str:
+        """Return the private networks that connections to customers may lead to, as delivery is told them."""
+        told = os.environ.get(ALLOWED_DESTINATIONS_VARIABLE)
+        if told is not None:
+            return told
+        file = self._endpoints_file()
+        return str(_read(file).get("allowed_destinations", "")) if file else ""
 
     def _find(self, what: str, option_name: str, option: str | None, variable: str, key: str) -> Place:
         if option:

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from services.core.records import JSON_HEAD, JSON_TAIL
+from services.core.records import JSON_HEAD, JSON_TAIL, MeasurementRow, render_json
 
 RowT = TypeVar("RowT")
 
@@ -26,13 +26,15 @@ class PartFormat(NamedTuple):
     """Of the file name, with its dot."""
     max_rows: int
     max_bytes: int | None
+    render: Callable[[Iterable[MeasurementRow]], list[bytes]]
+    """Each row as its bytes in the part, without what stands between rows."""
 
     def assemble(self, rendered: Sequence[bytes]) -> bytes:
         """Return a whole part."""
         return self.head + self.joint.join(rendered) + self.tail
 
 
-HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES)
+HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES, render_json)
 
 
 class CutPart(NamedTuple, Generic[RowT]):
@@ -59,12 +61,14 @@ class PartCutter(Generic[RowT]):
 
     def feed(self, rows: Sequence[RowT], rendered: Sequence[bytes]) -> list[CutPart[RowT]]:
         """Take the next rows and return the parts that are complete now."""
+        joint_bytes, max_rows, max_bytes = len(self._format.joint), self._format.max_rows, self._format.max_bytes
+        if max_bytes is None:
+            return self._feed_by_count(rows, rendered)
         finished = []
         begun = 0
-        joint_bytes, max_rows, max_bytes = len(self._format.joint), self._format.max_rows, self._format.max_bytes
         for place, record in enumerate(rendered):
             grown = self._bytes + len(record) + (joint_bytes if self._rows else 0)
-            if self._rows and (self._rows == max_rows or (max_bytes is not None and grown > max_bytes)):
+            if self._rows and (self._rows == max_rows or grown > max_bytes):
                 self._hash(rendered[begun:place])
                 finished.append(self._end())
                 begun = place
@@ -74,6 +78,23 @@ class PartCutter(Generic[RowT]):
             self._rows += 1
             self._bytes = grown
         self._hash(rendered[begun:])
+        return finished
+
+    def _feed_by_count(self, rows: Sequence[RowT], rendered: Sequence[bytes]) -> list[CutPart[RowT]]:
+        """Do as `feed`, where no row's size matters: without a look at each."""
+        finished = []
+        place = 0
+        while place < len(rendered):
+            if self._rows == self._format.max_rows:
+                finished.append(self._end())
+            piece = rendered[place : place + self._format.max_rows - self._rows]
+            if not self._rows:
+                self._first = [rows[place]]
+            joints = len(piece) if self._rows else len(piece) - 1
+            self._bytes += sum(map(len, piece)) + joints * len(self._format.joint)
+            self._rows += len(piece)
+            self._hash(piece)
+            place += len(piece)
         return finished
 
     def finish(self) -> list[CutPart[RowT]]:

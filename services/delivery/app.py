@@ -13,7 +13,7 @@ from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
-from services.delivery.transports.base import Deadlines, Transport
+from services.delivery.transports.base import Deadlines, Means, Transport
 from services.delivery.worker import Limits, Stores, Worker
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable
@@ -51,7 +51,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         pool.terminate()
         return
     deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
-    transport = TRANSPORTS[name](deadlines, clock)
+    transport = TRANSPORTS[name](Means(deadlines, clock, settings.outbound()))
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
     health.started()
@@ -76,7 +76,7 @@ def build(
 ) -> Dispatcher:
     """Put the parts together."""
     lease = timedelta(seconds=settings.lease_seconds)
-    freezer = Freezer(stores.rows, transport.part_format, at_once=max(1, settings.database_connections // 3))
+    freezer = Freezer(stores.rows, transport, at_once=max(1, settings.database_connections // 3))
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )
@@ -85,7 +85,7 @@ def build(
         transport,
         stores,
         freezer=freezer,
-        sender=Sender(installation_id, freezer, transport.part_format, policy, clock),
+        sender=Sender(installation_id, freezer, transport, policy, clock),
         limits=Limits(settings.slice_seconds, lease, settings.planned_runs),
         clock=clock,
         patience=patience,

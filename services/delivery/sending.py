@@ -6,13 +6,13 @@ import random
 from contextlib import aclosing
 from datetime import datetime
 
-from services.core.parts import CutPart, PartCutter, PartFormat, file_stem, part_id, run_id
-from services.core.records import MeasurementRow, render_json
+from services.core.parts import CutPart, PartCutter, file_stem, part_id, run_id
+from services.core.records import MeasurementRow
 from services.core.retry import Answer, RetryPolicy, Verdict
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
 from services.delivery.row_store import RowStore
 from services.delivery.run_store import Attempt
-from services.delivery.transports.base import Destination, OutgoingPart
+from services.delivery.transports.base import Destination, OutgoingPart, Transport
 from services.platform.clock import Clock
 from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
 
@@ -22,25 +22,30 @@ RENDERING_DIFFERS = "rendering_differs"
 class Freezer:
     """Renders runs for the first time, and parts of them again and again, always to the same bytes."""
 
-    def __init__(self, rows: RowStore, part_format: PartFormat, *, at_once: int) -> None:
+    def __init__(self, rows: RowStore, transport: Transport, *, at_once: int) -> None:
         self._rows = rows
-        self._format = part_format
+        self._transport = transport
         # A run may hold its connection for long; the others' short transactions need some too.
         self._turn = asyncio.Semaphore(at_once)
 
     async def parts(self, run: Run, version: Version) -> list[FrozenPart]:
-        """Return what the parts of the run are. Holds one batch of rows; raises as RowStore.stream."""
-        cutter: PartCutter[MeasurementRow] = PartCutter(self._format)
+        """Return what the parts of the run are. Holds one batch of rows.
+
+        Raises as RowStore.stream, and UserError where the job's settings are of no use.
+        """
+        part_format = self._transport.part_format(version.settings)
+        cutter: PartCutter[MeasurementRow] = PartCutter(part_format)
         parts: list[FrozenPart] = []
         async with self._turn, aclosing(self._rows.stream(run, version)) as batches:
             async for batch in batches:
-                parts += map(_frozen, cutter.feed(batch, render_json(batch)))
+                parts += map(_frozen, cutter.feed(batch, part_format.render(batch)))
         parts += map(_frozen, cutter.finish())
         return parts
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
-        """Return the bytes of a part; None where they are not those of its first rendering."""
-        body = self._format.assemble(render_json(await self._rows.part(run, version, part.rows)))
+        """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
+        part_format = self._transport.part_format(version.settings)
+        body = part_format.assemble(part_format.render(await self._rows.part(run, version, part.rows)))
         is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
         return body if is_same else None
 
@@ -49,11 +54,11 @@ class Sender:
     """Makes one attempt at a part and decides what follows from the answer."""
 
     def __init__(
-        self, installation_id: str, freezer: Freezer, part_format: PartFormat, policy: RetryPolicy, clock: Clock
+        self, installation_id: str, freezer: Freezer, transport: Transport, policy: RetryPolicy, clock: Clock
     ) -> None:
         self._installation_id = installation_id
         self._freezer = freezer
-        self._format = part_format
+        self._transport = transport
         self._policy = policy
         self._clock = clock
 
@@ -96,7 +101,7 @@ class Sender:
             resolution_minutes=version.resolution_minutes,
             row_count=part.frozen.rows.row_count,
             sha256=part.frozen.sha256,
-            file_name=stem + self._format.ending,
+            file_name=stem + self._transport.part_format(version.settings).ending,
             body=body,
         )
 

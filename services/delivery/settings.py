@@ -1,7 +1,9 @@
 """Settings of delivery."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from services.platform.errors import UserError
+from services.platform.outbound import Outbound, parse_networks
 from services.platform.settings import ServiceSettings
 
 
@@ -25,3 +27,21 @@ class DeliverySettings(ServiceSettings):
     answer_seconds: float = Field(30.0, gt=0, le=3_600, description="An attempt is cut off after this, in total.")
     first_retry_seconds: float = Field(1.0, gt=0, le=3_600, description="Wait after the first failed attempt.")
     longest_retry_seconds: float = Field(3_600.0, gt=0, le=86_400, description="Longest wait between two attempts.")
+    allowed_destinations: str = Field(
+        "",
+        description="Private or special networks that jobs may send to, comma-separated such as 10.0.0.0/8; public "
+        "addresses always pass.",
+    )
+
+    @field_validator("allowed_destinations")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        try:
+            parse_networks(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    def outbound(self) -> Outbound:
+        """Return what connections to customers are made through."""
+        return Outbound(parse_networks(self.allowed_destinations))

@@ -176,6 +176,8 @@ class Worker:
             parts = await self._freezer.parts(run, version)
         except OperatorNeeded as error:
             await self._stop(claim, CATALOG_INCOMPLETE, f"{error}: add it, then resume the job")
+        except UserError as error:
+            await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
         else:
             await self._stores.runs.freeze(claim, run, parts, self._clock.now())
             if not parts:

@@ -100,7 +100,11 @@ def _addresses(stack: Stack) -> list[tuple[str, str]]:
         ("Kafka", endpoints.kafka),
         ("PostgreSQL", without_password(endpoints.database)),
         ("HTTPS receiver", endpoints.receiver_url),
-        ("deliveries arrive in", str(endpoints.receiver_folder)),
+        *(
+            (f"{name.upper()} receiver", f"{name}://{one['user']}@{one['host']}:{one['port']}")
+            for name, one in endpoints.file_receivers.items()
+        ),
+        ("deliveries arrive in", str(endpoints.receiver_folder.parent)),
         ("addresses for programs", str(stack.folder / "endpoints.json")),
         ("logs", str(stack.folder / "logs")),
         ("the command", os.path.relpath(sys.executable.replace("python", "meterpost").removesuffix("3"))),

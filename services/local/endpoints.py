@@ -23,6 +23,9 @@ class Endpoints:
     receiver_folder: Path = Path()
     health: dict[str, str] = field(default_factory=dict)
     topic_prefix: str = ""
+    allowed_destinations: str = ""
+    file_receivers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -36,8 +39,10 @@ class Endpoints:
                     "url": self.receiver_url,
                     "ca_file": str(self.receiver_ca_file),
                     "folder": str(self.receiver_folder),
-                }
+                },
+                **self.file_receivers,
             },
+            "allowed_destinations": self.allowed_destinations,
             "health": self.health,
         }
 

@@ -6,9 +6,10 @@ Safe to repeat: what is there stays, and the jobs are pointed at the receiver's 
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from pydantic import Field
 from services.core.times import floor_to
 from services.local.certificates import ensure_certificates
 from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.local.demo_file_jobs import ensure_file_jobs
 from services.platform.clock import SystemClock
 from services.platform.errors import MeterpostError, UserError
 from services.platform.postgres import Pool, connect_pool
@@ -42,16 +44,25 @@ class Destination(NamedTuple):
 
 
 async def seed_demo(
-    pool: Pool, destination: Destination, *, meters: int, replay: timedelta | None, now: datetime
+    pool: Pool,
+    destination: Destination,
+    *,
+    meters: int,
+    replay: timedelta | None,
+    now: datetime,
+    files: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> bool:
     """Create what is missing of the demo; tell whether its organization was created. Raises Unavailable.
 
-    `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet.
+    `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet. `files`:
+    the settings of the file receivers, by transport.
     """
     url, ca_pem = destination
     created = await seed(pool, meters=meters)
-    if not await has_jobs(pool):
-        starts_at = floor_to(now - (replay or timedelta()), timedelta(minutes=1))
+    starts_at = floor_to(now - (replay or timedelta()), timedelta(minutes=1))
+    is_new = not await has_jobs(pool)
+    await ensure_file_jobs(pool, files or {}, starts_at=starts_at, now=now)
+    if is_new:
         await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
         return created
     await move_jobs(pool, url=url, ca_pem=ca_pem, now=now)

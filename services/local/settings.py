@@ -21,4 +21,7 @@ class LocalSettings(BaseSettings):
     replay_hours: int = Field(2, ge=0, le=48, description="How much of the past the fleet replays at the first start.")
     kafka_bootstrap_servers: str | None = Field(None, description="An existing Kafka instead of the embedded one.")
     database_url: SecretStr | None = Field(None, description="An existing PostgreSQL instead of the embedded one.")
+    allowed_destinations: str = Field(
+        "127.0.0.0/8, ::1", description="Networks that jobs may send to beside public ones; the receivers are here."
+    )
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="To share an existing Kafka.")

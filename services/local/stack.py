@@ -1,7 +1,7 @@
 """Everything that `make run` starts, in order, and how it ends."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ import aiohttp
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.demo_catalog import ORGANIZATION
+from services.local.demo_receivers import FileReceiver, file_receivers
 from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
@@ -46,6 +47,8 @@ class Stack:
     kafka: KafkaServer | None = None
     postgres: PostgresServer | None = None
     services: list[Service] = field(default_factory=list)
+    receivers: list[Service] = field(default_factory=list)
+    """Those of the services that have no health address: they are the customer's, not ours."""
     pool: Pool | None = None
     endpoints: Endpoints | None = None
     background: Background = field(default_factory=Background)
@@ -59,7 +62,7 @@ class Stack:
 
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
-        for name in ("logs", "run", "received/https"):
+        for name in ("logs", "run", "received/https", "received/sftp", "received/ftps"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         remove_endpoints(self.folder)
         self.say("starting Kafka and PostgreSQL")
@@ -72,8 +75,10 @@ class Stack:
         self.pool = await connect_pool(database, max_size=2)
         certificates = ensure_certificates(self.folder / "certificates", self.clock.now())
         receiver, url = self._receiver(certificates)
-        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"))
-        self.services = [receiver, *self._services(kafka, database)]
+        files = file_receivers(self.folder, certificates)
+        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files)
+        self.receivers = [receiver, *(file.service for file in files)]
+        self.services = [*self.receivers, *self._services(kafka, database)]
         self.say("starting " + ", ".join(service.name for service in self.services))
         for service in self.services:
             service.process.start()
@@ -84,7 +89,9 @@ class Stack:
             receiver_url=url,
             receiver_ca_file=certificates.authority,
             receiver_folder=self.folder / "received" / "https",
-            health={service.name: service.health_address for service in self.services if service is not receiver},
+            health={one.name: one.health_address for one in self.services if one not in self.receivers},
+            allowed_destinations=self.settings.allowed_destinations,
+            file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
         )
         self.endpoints.write(self.folder)
@@ -148,10 +155,12 @@ class Stack:
         finally:
             await admin.stop()
 
-    async def _seed(self, pool: Pool, url: str, ca_pem: str) -> None:
+    async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver]) -> None:
         meters = self.settings.meters
         replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
-        if await seed_demo(pool, Destination(url, ca_pem), meters=meters, replay=replay, now=self.clock.now()):
+        settings = {file.transport: file.settings for file in files}
+        now, to = self.clock.now(), Destination(url, ca_pem)
+        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, files=settings):
             self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")
 
     def _receiver(self, certificates: CertificateFiles) -> tuple[Service, str]:
@@ -173,11 +182,12 @@ class Stack:
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "3",
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
+            "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
         }
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
-            "delivery-https": ["services.delivery", "https"],
+            **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
         }
         if self.settings.fleet:
             wanted["fleet"] = ["services.local.fleet"]
@@ -185,7 +195,7 @@ class Stack:
 
     async def _until_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
-        waiting = [service for service in self.services if service.name != "receiver-https"]
+        waiting = [service for service in self.services if service not in self.receivers]
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while waiting:

@@ -14,7 +14,17 @@ from services.local.identity import noted_process
 from tests.support.demo import Demo, demo_environment, demo_in, run_to_its_end, still_alive
 from tests.support.polling import eventually
 
-STARTED = ("receiver-https", "ingest", "windowing", "delivery-https", "fleet")
+STARTED = (
+    "receiver-https",
+    "receiver-sftp",
+    "receiver-ftps",
+    "ingest",
+    "windowing",
+    "delivery-https",
+    "delivery-sftp",
+    "delivery-ftps",
+    "fleet",
+)
 
 
 @pytest.fixture(scope="module")

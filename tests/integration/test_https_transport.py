@@ -12,10 +12,11 @@ from aiohttp import web
 
 from services.core.retry import Answer, Verdict
 from services.core.schedule import Slot
-from services.delivery.transports.base import Deadlines, OutgoingPart
+from services.delivery.transports.base import Deadlines, Means, OutgoingPart
 from services.delivery.transports.https import HttpsTransport
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
+from services.platform.outbound import Outbound, parse_networks
 from tests.support.receiver import (
     Answering,
     Authority,
@@ -45,12 +46,13 @@ PART = OutgoingPart(
     body=BODY,
 )
 DEADLINE_SECONDS = 1.0
+LOOPBACK_ALLOWED = Outbound(parse_networks("127.0.0.0/8, ::1"))
 
 
 @pytest.fixture
 async def transport() -> AsyncIterator[HttpsTransport]:
     deadlines = Deadlines(connect=timedelta(seconds=0.5), total=timedelta(seconds=DEADLINE_SECONDS))
-    transport = HttpsTransport(deadlines, SystemClock())
+    transport = HttpsTransport(Means(deadlines, SystemClock(), LOOPBACK_ALLOWED))
     yield transport
     await transport.aclose()
 
@@ -191,9 +193,8 @@ async def test_the_status_is_the_answer_however_long_the_body_takes(
     receiver: ScriptedReceiver, authority: Authority, answering: Callable[[int], Answering], code: int, verdict: Verdict
 ) -> None:
     """A receiver that took the part is not sent it again because its page never ends."""
-    transport = HttpsTransport(
-        Deadlines(timedelta(seconds=1), timedelta(seconds=30), words=timedelta(seconds=0.3)), SystemClock()
-    )
+    deadlines = Deadlines(timedelta(seconds=1), timedelta(seconds=30), words=timedelta(seconds=0.3))
+    transport = HttpsTransport(Means(deadlines, SystemClock(), LOOPBACK_ALLOWED))
     begun = time.monotonic()
     answer = await answer_to(transport, receiver, authority, answering(code))
     assert answer[:2] == (verdict, f"http_{code}")

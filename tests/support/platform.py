@@ -40,6 +40,7 @@ class Platform:
             "METERPOST_DATABASE_URL": self.database_url,
             "METERPOST_TOPIC_PREFIX": self.prefix,
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "5",
+            "METERPOST_ALLOWED_DESTINATIONS": "127.0.0.0/8, ::1",
         }
 
     def topic(self, name: str) -> str:

@@ -16,6 +16,7 @@ from services.core.parts import (
     run_id,
     slug,
 )
+from services.core.records import render_json
 
 SLOT_START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 
@@ -32,7 +33,14 @@ def cut(part_format: PartFormat, batches: list[list[bytes]]) -> list[CutPart[int
 def formats() -> st.SearchStrategy[PartFormat]:
     around = st.binary(max_size=6)
     return st.builds(
-        PartFormat, around, around, around, st.just(".x"), st.integers(1, 9), st.none() | st.integers(1, 80)
+        PartFormat,
+        around,
+        around,
+        around,
+        st.just(".x"),
+        st.integers(1, 9),
+        st.none() | st.integers(1, 80),
+        st.just(render_json),
     )
 
 

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable, Mapping
 
-from services.delivery.transports.base import Deadlines, Transport
+from services.delivery.transports.base import Means, Transport
+from services.delivery.transports.ftps import FtpsTransport
 from services.delivery.transports.https import HttpsTransport
-from services.platform.clock import Clock
+from services.delivery.transports.sftp import SftpTransport
 
-TRANSPORTS: Mapping[str, Callable[[Deadlines, Clock], Transport]] = {"https": HttpsTransport}
+TRANSPORTS: Mapping[str, Callable[[Means], Transport]] = {
+    "https": HttpsTransport,
+    "sftp": SftpTransport,
+    "ftps": FtpsTransport,
+}

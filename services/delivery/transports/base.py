@@ -1,13 +1,18 @@
-"""What every transport promises."""
+"""What every transport offers: where a job sends to, whether that works, and one attempt at sending a part there."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from services.core.parts import PartFormat
 from services.core.retry import Answer
 from services.core.schedule import Slot
+from services.platform.clock import Clock
+from services.platform.outbound import Outbound
+
+SECRETS = "secrets"
+"""The one part of a job's transport settings that holds passwords and private keys: shown and logged nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,29 @@ class Deadlines:
     """How long its words are waited for once its answer is known: they are for people only."""
 
 
+class Means(NamedTuple):
+    """What a transport is built with."""
+
+    deadlines: Deadlines
+    clock: Clock
+    outbound: Outbound
+    """Every connection is made through it, so that none leads where it must not."""
+
+
+StepName = Literal["resolve", "reach", "trust", "log in", "write", "rename", "remove"]
+
+
+class Step(NamedTuple):
+    """One step of a connection test."""
+
+    name: StepName
+    passed: bool
+    sentence: str
+    """For people: what was found, or what failed and what to do about it."""
+    host_key: str = ""
+    """The key that an SFTP server showed and that is not approved, as `ssh-ed25519 AAAA…`; only where trust failed."""
+
+
 class Destination(Protocol):
     """One job's server, as its settings name it."""
 
@@ -50,13 +78,19 @@ class Destination(Protocol):
         """Make one attempt; return within the total deadline. Raises nothing: every failure is an answer."""
         ...
 
+    def check(self) -> AsyncIterator[Step]:
+        """Try the connection in small steps, in their order, up to the first that fails. Sends no data of the job's.
+
+        Each step is given as soon as it is known. Raises nothing; ends within the total deadline.
+        """
+        ...
+
 
 class Transport(Protocol):
     """One way of reaching customers' servers; one object a process, with its pooled connections."""
 
-    @property
-    def part_format(self) -> PartFormat:
-        """How parts look and where they are cut."""
+    def part_format(self, settings: Mapping[str, Any]) -> PartFormat:
+        """Return how a job's parts look and where they are cut. Raises UserError where the settings are of no use."""
         ...
 
     def destination(self, settings: Mapping[str, Any]) -> Destination:

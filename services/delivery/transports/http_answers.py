@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 
 from services.core.retry import Answer, Verdict
+from services.platform.outbound import ForbiddenAddress
 
 MAX_DETAIL_CHARACTERS = 200
 
@@ -33,6 +34,7 @@ _CERTIFICATE = "the server's certificate is not trusted: correct it there or the
 
 # The first kind that fits decides.
 _FAILURES: tuple[tuple[tuple[type[Exception], ...], Verdict, str, str], ...] = (
+    ((ForbiddenAddress,), Verdict.STOP, "address_forbidden", "nothing is sent there"),
     (
         (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError),
         Verdict.STOP,

@@ -2,8 +2,9 @@
 
 import asyncio
 import functools
+import ipaddress
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,11 +15,12 @@ import aiohttp
 from services.core.parts import HTTPS_JSON, PartFormat
 from services.core.retry import Answer
 from services.core.times import iso_seconds, to_epoch_milliseconds
-from services.delivery.transports.base import Deadlines, OutgoingPart
+from services.delivery.transports.base import Means, OutgoingPart, Step
+from services.delivery.transports.checking import check_https
 from services.delivery.transports.http_answers import answer_of_error, answer_of_status, printable
 from services.delivery.transports.tls_sessions import TlsSessions
-from services.platform.clock import Clock
 from services.platform.errors import UserError
+from services.platform.outbound import ForbiddenAddress
 
 CONTENT_TYPE = "application/json; charset=utf-8"
 USER_AGENT = "Meterpost"
@@ -29,13 +31,11 @@ MAX_ANSWER_BYTES = 4_096
 class HttpsTransport:
     """Sends parts with pooled connections, one pool for each certificate authority that jobs name."""
 
-    def __init__(self, deadlines: Deadlines, clock: Clock) -> None:
-        self._sessions = TlsSessions(deadlines, user_agent=USER_AGENT)
-        self._deadlines = deadlines
-        self._clock = clock
+    def __init__(self, means: Means) -> None:
+        self._sessions = TlsSessions(means.deadlines, means.outbound, user_agent=USER_AGENT)
+        self._means = means
 
-    @property
-    def part_format(self) -> PartFormat:
+    def part_format(self, settings: Mapping[str, Any]) -> PartFormat:
         """At most 2,000 measurements and 1 MB."""
         return HTTPS_JSON
 
@@ -53,7 +53,7 @@ class HttpsTransport:
             raise UserError('transport settings: "url" must begin with https:// and name a host')
         if ca_pem is not None:
             _check_certificates(ca_pem)
-        return HttpsDestination(url, f"{host}:{port}", ca_pem, self._sessions, self._deadlines, self._clock)
+        return HttpsDestination(url, host, port, ca_pem, self._sessions, self._means)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -65,34 +65,46 @@ class HttpsDestination:
     """A URL that takes parts."""
 
     url: str
-    address: str
+    host: str
+    port: int
     ca_pem: str | None
     sessions: TlsSessions
-    deadlines: Deadlines
-    clock: Clock
+    means: Means
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self.port}"
 
     async def send(self, part: OutgoingPart) -> Answer:
         """POST the part once. Redirects are not followed; the receiver's whole answer is not waited for."""
         try:
-            async with asyncio.timeout(self.deadlines.total.total_seconds()):
+            async with asyncio.timeout(self.means.deadlines.total.total_seconds()):
+                if _is_address(self.host):
+                    self.means.outbound.check(self.host)
                 with self.sessions.lend(self.ca_pem) as session:
                     return await self._post(session, part)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, ForbiddenAddress, TimeoutError, OSError, ValueError) as error:
             # ValueError: what aiohttp says of URLs and answers that it cannot read.
             return answer_of_error(error)
+
+    def check(self) -> AsyncIterator[Step]:
+        """Resolve, reach, and verify the certificate. Nothing is posted: a receiver would take it for an export."""
+        context = functools.partial(ssl.create_default_context, cadata=self.ca_pem)
+        return check_https(self.means, self.host, self.port, context)
 
     async def _post(self, session: aiohttp.ClientSession, part: OutgoingPart) -> Answer:
         async with session.post(
             self.url, data=part.body, headers=self._headers(part), allow_redirects=False
         ) as response:
-            said = await _beginning_of_body(response, self.deadlines.words)
-            return answer_of_status(response.status, response.headers, said, self.clock.now())
+            said = await _beginning_of_body(response, self.means.deadlines.words)
+            return answer_of_status(response.status, response.headers, said, self.means.clock.now())
 
     def _headers(self, part: OutgoingPart) -> dict[str, str]:
         return {
             "Content-Type": CONTENT_TYPE,
             "webhook-id": part.part_id,
-            "webhook-timestamp": str(to_epoch_milliseconds(self.clock.now()) // 1000),
+            "webhook-timestamp": str(to_epoch_milliseconds(self.means.clock.now()) // 1000),
             "Meterpost-Job": str(part.job_id),
             "Meterpost-Run": part.run_id,
             "Meterpost-Part": str(part.part),
@@ -104,6 +116,14 @@ class HttpsDestination:
             "Meterpost-Content-SHA256": part.sha256.hex(),
             "Meterpost-Filename": part.file_name,
         }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta) -> str:

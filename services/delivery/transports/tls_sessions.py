@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from services.delivery.transports.base import Deadlines
+from services.delivery.transports.checked_connector import checked_connector
+from services.platform.outbound import Outbound
 
 MAX_IDLE_SESSIONS = 200
 # Below the idle time after which common servers close a connection (Node.js: 5 s): a request that meets such a
@@ -26,10 +28,11 @@ class _Lent:
 class TlsSessions:
     """Sessions by the authorities they trust. The least recently used are closed when they become too many."""
 
-    def __init__(self, deadlines: Deadlines, *, user_agent: str) -> None:
+    def __init__(self, deadlines: Deadlines, outbound: Outbound, *, user_agent: str) -> None:
         self._timeout = aiohttp.ClientTimeout(
             total=deadlines.total.total_seconds(), sock_connect=deadlines.connect.total_seconds()
         )
+        self._outbound = outbound
         self._user_agent = user_agent
         self._sessions: OrderedDict[str | None, _Lent] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
@@ -56,7 +59,7 @@ class TlsSessions:
     def _open(self, ca_pem: str | None) -> aiohttp.ClientSession:
         context = ssl.create_default_context(cadata=ca_pem)
         # How many attempts run at once is bounded by the callers, overall and for each destination.
-        connector = aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        connector = checked_connector(self._outbound, context, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         return aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,

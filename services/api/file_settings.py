@@ -1,0 +1,99 @@
+"""What a job may be told of an SFTP or FTPS server, and what of it may be shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.core.file_transfer import SECRETS, FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
+from services.platform.errors import UserError
+
+FILE_TRANSPORTS = ("sftp", "ftps")
+
+
+def new_key_settings() -> dict[str, Any]:
+    """Return the settings of a fresh ed25519 key to log in with: the public half, to be installed, and the secret."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return {
+        "public_key": f"{public.decode('ascii')} meterpost",
+        SECRETS: {"private_key": private.decode("ascii")},
+    }
+
+
+def password_settings(password: str) -> dict[str, Any]:
+    """Return the settings of a password to log in with."""
+    if not password:
+        raise UserError("the password is empty")
+    return {SECRETS: {"password": password}}
+
+
+def parse_account(text: str) -> dict[str, Any]:
+    """Return user, host and port of `USER@HOST[:PORT]`. Raises UserError."""
+    bare = text.partition("://")[2] or text
+    try:
+        parts = urlsplit(f"//{bare}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"the address {bare!r} cannot be understood: {error}") from None
+    if parts.password is not None:
+        raise UserError("the address must not hold the password: it is shown in lists; give --password-file")
+    if not host or not parts.username or parts.path.strip("/") or parts.query or parts.fragment:
+        raise UserError(f"the address {bare!r} must have the form USER@HOST or USER@HOST:PORT")
+    return {"user": parts.username, "host": host} | ({} if port is None else {"port": port})
+
+
+def check_file_settings(transport: str, settings: Mapping[str, Any]) -> FileServer:
+    """Return the server that the settings name. Raises UserError with what is wrong."""
+    try:
+        if transport == "sftp":
+            return sftp_server(settings)
+        server = ftps_server(settings)
+    except ValueError as error:
+        raise UserError(f"the job's {transport.upper()} settings: {error}") from None
+    if server.ca_pem is not None:
+        try:
+            x509.load_pem_x509_certificates(server.ca_pem.encode())
+        except ValueError:
+            message = "the CA file holds no certificate as PEM; its text begins with -----BEGIN CERTIFICATE-----"
+            raise UserError(message) from None
+    return server
+
+
+def approve(settings: Mapping[str, Any], host_key: str) -> dict[str, Any]:
+    """Return SFTP settings in which this key is approved, too. Raises UserError where it is none."""
+    try:
+        key = parse_host_key(host_key)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return {**settings, "host_keys": list(dict.fromkeys([*settings.get("host_keys", ()), key]))}
+
+
+def withdraw(settings: Mapping[str, Any], key_fingerprint: str) -> dict[str, Any]:
+    """Return SFTP settings without the approved key of this fingerprint. Raises UserError where there is none."""
+    before: Sequence[str] = settings.get("host_keys", ())
+    kept = [key for key in before if fingerprint(key) != key_fingerprint]
+    if len(kept) == len(before):
+        raise UserError(f"no approved key has the fingerprint {key_fingerprint}")
+    return {**settings, "host_keys": kept}
+
+
+def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without what is secret."""
+    return {name: value for name, value in settings.items() if name != SECRETS}
+
+
+def destination_text(transport: str, settings: Mapping[str, Any]) -> str:
+    """Return where a job sends to, in a few words."""
+    if transport == "https":
+        return urlsplit(str(settings.get("url"))).netloc
+    port = f":{settings['port']}" if "port" in settings else ""
+    directory = settings.get("directory") or ""
+    slash = "" if directory.startswith("/") or not directory else "/"
+    return f"{transport}://{settings.get('user')}@{settings.get('host')}{port}{slash}{directory}"

@@ -1,0 +1,99 @@
+"""Leaving one file on an SFTP server: complete or not at all, once, and never over somebody else's."""
+
+import hashlib
+from contextlib import suppress
+
+import asyncssh
+from asyncssh.constants import FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_UNKNOWN
+
+from services.core.file_transfer import SftpServer
+from services.core.retry import Answer
+from services.delivery.transports.base import OutgoingPart
+from services.delivery.transports.file_answers import (
+    ALREADY_THERE,
+    SIZE_DIFFERS,
+    STORED,
+    file_exists,
+    is_leftover,
+    partial_name,
+)
+from services.platform.crash_points import crash_point
+
+_NOT_THERE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
+# What servers say of a rename that they do not offer, or not over a file that is there.
+_REFUSED = (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied)
+
+
+class SftpUpload:
+    """One attempt at one part, over one session. Raises asyncssh's errors; deadlines are the caller's."""
+
+    def __init__(self, files: asyncssh.SFTPClient, server: SftpServer, part: OutgoingPart) -> None:
+        self._files = files
+        self._part = part
+        self._final = server.path(part.file_name)
+        self._partial = server.path(partial_name(part.file_name))
+
+    async def run(self) -> Answer:
+        """Leave the file there under its name, unless it is there already."""
+        found = await self._found()
+        if found is not None:
+            return found
+        if not await self._write():
+            await self.remove_partial()
+            return SIZE_DIFFERS
+        crash_point("delivery.before_rename")
+        # Once more: the transfer took its time, and the rename would replace what came meanwhile.
+        found = await self._found()
+        if found is not None:
+            await self.remove_partial()
+            return found
+        await self._put_in_place()
+        crash_point("delivery.after_rename")
+        return STORED
+
+    async def remove_partial(self) -> None:
+        """Remove what an attempt that failed left under its hidden name, if the server still lets us."""
+        with suppress(asyncssh.Error, OSError):
+            await self._files.remove(self._partial)
+
+    async def _found(self) -> Answer | None:
+        """Return the answer that a file of this name means: ours from before, or somebody else's."""
+        try:
+            attributes = await self._files.lstat(self._final)
+        except _NOT_THERE:
+            return None
+        if attributes.type not in {FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_UNKNOWN}:
+            return file_exists(self._part.file_name)
+        if attributes.size != len(self._part.body):
+            return file_exists(self._part.file_name)
+        async with self._files.open(self._final, "rb", encoding=None) as stream:
+            content: bytes | str = await stream.read(len(self._part.body) + 1)
+        is_same = isinstance(content, bytes) and hashlib.sha256(content).digest() == self._part.sha256
+        return ALREADY_THERE if is_same else file_exists(self._part.file_name)
+
+    async def _write(self) -> bool:
+        """Write the hidden file and have it kept; tell whether the server has as many bytes as we sent."""
+        async with self._files.open(self._partial, "xb") as stream:
+            await stream.write(self._part.body)
+            crash_point("delivery.body_written")
+            with suppress(asyncssh.SFTPOpUnsupported):
+                await stream.fsync()
+            attributes = await stream.stat()
+        return attributes.size == len(self._part.body)
+
+    async def _put_in_place(self) -> None:
+        try:
+            await self._files.posix_rename(self._partial, self._final)
+        except _REFUSED:
+            # The plain one never replaces anything, by the protocol.
+            await self._files.rename(self._partial, self._final)
+
+
+async def remove_leftovers(files: asyncssh.SFTPClient, server: SftpServer, job_id: int) -> None:
+    """Remove the hidden files of the job's earlier attempts, as far as the server lets us."""
+    with suppress(asyncssh.SFTPError):
+        async for entry in files.scandir(server.directory or "."):
+            name = entry.filename if isinstance(entry.filename, str) else entry.filename.decode("utf-8", "replace")
+            if is_leftover(name, job_id):
+                with suppress(asyncssh.SFTPError):
+                    await files.remove(server.path(name))

@@ -1,0 +1,78 @@
+"""The demo's SFTP and FTPS receivers: their accounts and keys, their processes, and what its jobs say of them."""
+
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from services.core.file_transfer import SECRETS
+from services.local.certificates import CertificateFiles
+from services.local.ports import remembered_port
+from services.local.sftp_receiver import ensure_key
+from services.local.supervised import Service
+
+USER = "demo"
+
+
+class FileReceiver(NamedTuple):
+    """A receiver that is to be started."""
+
+    transport: str
+    service: Service
+    settings: dict[str, Any]
+    """What a job says of it."""
+    folder: Path
+    """Where its files arrive."""
+
+    def endpoint(self) -> dict[str, Any]:
+        """Return what programs are told of it; keys and passwords are in the jobs."""
+        shown = {name: value for name, value in self.settings.items() if name not in {SECRETS, "ca_pem"}}
+        return {**shown, "folder": str(self.folder)}
+
+
+def file_receivers(data_folder: Path, certificates: CertificateFiles) -> list[FileReceiver]:
+    """Return the receivers of the instance in `data_folder`, with the accounts that they had before."""
+    return [_sftp(data_folder, data_folder / "certificates"), _ftps(data_folder, certificates)]
+
+
+def _sftp(data_folder: Path, keys: Path) -> FileReceiver:
+    port = remembered_port(data_folder / "sftp-port.json", configured=None)
+    folder = data_folder / "received" / "sftp"
+    host_key, public_key = ensure_key(keys / "sftp-host-key"), ensure_key(keys / "sftp-client-key")
+    authorized = keys / "sftp-authorized-keys"
+    authorized.write_text(public_key + "\n", encoding="ascii")
+    arguments = [
+        "services.local.sftp_receiver",
+        *("--folder", str(folder), "--port", str(port), "--host-key", str(keys / "sftp-host-key")),
+        *("--user", USER, "--authorized-keys", str(authorized)),
+    ]
+    settings = {
+        "host": "localhost",
+        "port": port,
+        "user": USER,
+        "host_keys": [host_key],
+        "public_key": public_key,
+        SECRETS: {"private_key": (keys / "sftp-client-key").read_text(encoding="ascii")},
+    }
+    return FileReceiver("sftp", Service("receiver-sftp", arguments, data_folder, {}), settings, folder)
+
+
+def _ftps(data_folder: Path, certificates: CertificateFiles) -> FileReceiver:
+    port = remembered_port(data_folder / "ftps-port.json", configured=None)
+    folder = data_folder / "received" / "ftps"
+    password_file = certificates.authority.with_name("ftps-password")
+    if not password_file.exists():
+        password_file.touch(mode=0o600)
+        password_file.write_text(secrets.token_urlsafe(18) + "\n", encoding="ascii")
+    arguments = [
+        "services.local.ftps_receiver",
+        *("--folder", str(folder), "--port", str(port), "--user", USER, "--password-file", str(password_file)),
+        *("--certificate", str(certificates.server), "--key", str(certificates.server_key)),
+    ]
+    settings = {
+        "host": "localhost",
+        "port": port,
+        "user": USER,
+        "ca_pem": certificates.authority.read_text(encoding="ascii"),
+        SECRETS: {"password": password_file.read_text(encoding="ascii").strip()},
+    }
+    return FileReceiver("ftps", Service("receiver-ftps", arguments, data_folder, {}), settings, folder)
