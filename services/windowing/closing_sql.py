@@ -5,11 +5,12 @@ Parameters: those of `counting_sql`, and $8 the reading topics.
 
 from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, TO_CUT_OFF, counting
 
-# Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
-# very range, joins never loop or sort, and a statement of 200,000 readings sorts and groups in memory.
+# Nothing tells the planner how many readings the last minutes hold, nor how few meters send registers, so it must not
+# bet on either: plans are made for the very range, and joins and groups are hashed, in memory for 200,000 readings.
 PLAN_FOR_THE_RANGE = """
     SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
-           set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true)
+           set_config('enable_mergejoin', 'off', true), set_config('enable_sort', 'off', true),
+           set_config('work_mem', '64MB', true)
 """
 
 _PREVIOUS = f"""
