@@ -26,14 +26,14 @@ from tests.support.compose import (
 CHECKS = [
     ["-m", "services.ingest", "--check-config"],
     ["-m", "services.windowing", "--check-config"],
-    ["-m", "services.delivery", "https", "--check-config"],
+    *(["-m", "services.delivery", name, "--check-config"] for name in ("https", "sftp", "ftps")),
     ["-m", "services.local.fleet", "--check-config"],
     ["-m", "services.local.seed_demo", "--check-config"],
     ["-m", "services.local.https_receiver", "--help"],
     ["-m", "services.cli", "--help"],
 ]
 # These start servers on a machine of one's own, by programs that the image does not have.
-EMBEDDED = ("services.local.kafka_", "services.local.postgres_", "services.local.stack")
+EMBEDDED = ("services.local.kafka_", "services.local.postgres_", "services.local.stack", "services.local.ftps_receiver")
 RUN_S = 60
 
 
