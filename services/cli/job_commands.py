@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
-from services.api.file_settings import destination_text, shown_settings
+from services.api.file_settings import FILE_TRANSPORTS, destination_text, shown_settings
 from services.api.job_queries import Job, find_job, list_jobs
 from services.api.job_settings import JobSettings, NewJob, https_settings
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
@@ -126,6 +126,9 @@ async def create(
     files = FileOptions(sftp, ftps, directory, password_file, host_key, implicit, line_end, keep_formulas, ca_file)
     if files.transport is not None and url is not None:
         raise UserError("give one of --url, --sftp and --ftps")
+    if transport is not None and transport not in {"https", *FILE_TRANSPORTS}:
+        allowed = ", ".join(["https", *FILE_TRANSPORTS])
+        raise UserError(f"the transport {transport!r} is not known; allowed: {allowed}")
     if transport is not None and transport != (files.transport or "https"):
         raise UserError(f"--transport {transport} does not fit the address; leave it out, or give --{transport}")
     name_of_transport = files.transport or "https"

@@ -133,7 +133,7 @@ def parse_host_key(line: str) -> str:
     kinds = [place for place, word in enumerate(words[:3]) if word in HOST_KEY_TYPES]
     if not kinds or len(words) < kinds[0] + 2:
         raise ValueError(
-            f"a host key is a line such as `ssh-ed25519 AAAA…` (types: {', '.join(HOST_KEY_TYPES)}), not {line[:40]!r}"
+            f"a host key is a line such as `ssh-ed25519 AAAA…` (types: {', '.join(HOST_KEY_TYPES)}); this is none"
         )
     return _host_key(" ".join(words[kinds[0] : kinds[0] + 2]))
 
@@ -144,9 +144,9 @@ def _host_key(text: str) -> str:
         blob = base64.b64decode(encoded, validate=True)
         [length] = struct.unpack_from(">I", blob)
     except (binascii.Error, struct.error, ValueError):
-        raise ValueError(f"the host key {text[:40]!r} is damaged: copy the whole line") from None
+        raise ValueError(f"a host key that begins with {kind[:20]!r} is damaged: copy the whole line") from None
     if kind not in HOST_KEY_TYPES or blob[4 : 4 + length] != kind.encode("ascii") or len(blob) <= 4 + length:
-        raise ValueError(f"the host key {text[:40]!r} is damaged, or of a type that is not supported")
+        raise ValueError(f"a host key that begins with {kind[:20]!r} is damaged, or of a type that is not supported")
     return text
 
 

@@ -5,6 +5,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -34,6 +35,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield made
 
 
+def csv_files(folder: Path) -> list[Path]:
+    return list(folder.glob("[0-9]*.csv"))
+
+
 def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everything(demo: Demo) -> None:
     demo.ensure_up()
     up_at = time.monotonic()
@@ -49,6 +54,10 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
     assert stat.S_IMODE((demo.folder / "endpoints.json").stat().st_mode) == 0o600
     addresses = (endpoints["kafka"], https["url"], https["folder"], "endpoints.json")
     eventually(lambda: all(demo.said(address) for address in addresses), because="lines name every address")
+    for name in ("sftp", "ftps"):
+        there = endpoints["receivers"][name]
+        assert (there["user"], "secrets" in there) == ("demo", False)
+        eventually(partial(csv_files, Path(there["folder"])), 30, because="files arrive")
     words = ("readings stored: ", "lag ", "windows closed: ", "parts delivered: ", "readings refused: ")
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]

@@ -125,6 +125,7 @@ class Exports:
         starts_at: datetime = DAY,
         sites: Sequence[int] | None = None,
         name: str = "Hourly",
+        transport: str = "https",
     ) -> int:
         """Add a job with a first version and return its id."""
         [job_id] = await self.column(
@@ -138,6 +139,7 @@ class Exports:
             resolution=resolution,
             sites=sites,
             name=name,
+            transport=transport,
         )
         return int(job_id)
 
@@ -151,15 +153,16 @@ class Exports:
         resolution: int = 15,
         sites: Sequence[int] | None = None,
         name: str = "Hourly",
+        transport: str = "https",
     ) -> None:
         """Edit a job."""
         await self.execute(
             "INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data, "
             "frequency_minutes, resolution_minutes, site_ids, transport, transport_settings) "
             "SELECT 1, $1, (SELECT count(*) + 1 FROM export_job_version WHERE job_id = $1), $2, $3, "
-            "'meters_measurements', $4, $5, $6, 'https', $7",
+            "'meters_measurements', $4, $5, $6, $8, $7",
             job_id, effective_from, name, frequency, resolution, None if sites is None else list(sites),
-            json.dumps(settings),
+            json.dumps(settings), transport,
         )  # fmt: skip
 
     async def runs(self, job_id: int) -> list[tuple[datetime, str, int, int]]:
@@ -204,10 +207,10 @@ def quick_settings(url: str, **more: Any) -> DeliverySettings:
 
 
 @asynccontextmanager
-async def delivering(url: str, **more: Any) -> AsyncIterator[Health]:
-    """Run delivery over HTTPS inside the test."""
+async def delivering(url: str, *, transport: str = "https", **more: Any) -> AsyncIterator[Health]:
+    """Run delivery over one transport inside the test."""
     stopping, health = asyncio.Event(), Health()
-    task = asyncio.create_task(deliver("https", quick_settings(url, **more), health, stopping))
+    task = asyncio.create_task(deliver(transport, quick_settings(url, **more), health, stopping))
     try:
         yield health
     finally:
