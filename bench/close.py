@@ -24,6 +24,7 @@ from services.core.windows import RESOLUTIONS_MINUTES
 from services.local.postgres_server import PostgresServer
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool, transaction
+from services.platform.settings import load as load_settings
 from services.windowing.announcements import BucketKey
 from services.windowing.settings import WindowingSettings
 from services.windowing.store import WindowStore
@@ -105,7 +106,7 @@ async def bare_aggregate(pool: Pool, start: datetime, end: datetime) -> float:
 
 async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
     """Close the windows of each resolution one by one."""
-    store = WindowStore(pool, WindowingSettings(), (TOPIC,))
+    store = WindowStore(pool, load_settings(WindowingSettings), (TOPIC,))
     await store.open(dict.fromkeys(RESOLUTIONS_MINUTES, T0))
     for _warm in range(2):
         await bare_aggregate(pool, T0, T0 + load.minutes * MINUTE)

@@ -17,7 +17,9 @@ from services.cli import (
     setup_commands,
     window_commands,
     window_completeness,
+    window_event_commands,
     window_show,
+    window_verify_commands,
     windows,
 )
 from services.cli.show import console
@@ -40,10 +42,20 @@ Examples
     meterpost topics declare --kafka kafka.example.org:9092
 """
 
+_REGISTER_BY_IMPORT = (
+    window_commands,
+    window_completeness,
+    window_event_commands,
+    window_show,
+    window_verify_commands,
+)
+"""Modules whose commands stand in a group of several modules."""
+
 HELP = """\
 Meterpost posts the closed intervals of pulse meters to the customers' own servers.
 
-Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed.
+Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed;
+6 `windows verify` found a difference.
 Times are UTC and end with Z. Results go to standard output, notes and errors to standard error.
 """
 
@@ -59,9 +71,6 @@ class _ExamplesFirst(TyperGroup):
         console().print(examples, soft_wrap=True)
         super().format_help(ctx, formatter)
 
-
-WINDOWS_COMMANDS = (window_commands, window_completeness, window_show)
-"""Importing them registers their commands with the group."""
 
 app = typer.Typer(
     name="meterpost",

@@ -5,6 +5,14 @@ Parameters: those of `counting_sql`, and $8 the reading topics.
 
 from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, TO_CUT_OFF, counting
 
+# Nothing tells the planner how many readings the last minutes hold, nor how few meters send registers, so it must not
+# bet on either: plans are made for the very range, and joins and groups are hashed, in memory for 200,000 readings.
+PLAN_FOR_THE_RANGE = """
+    SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
+           set_config('enable_mergejoin', 'off', true), set_config('enable_sort', 'off', true),
+           set_config('work_mem', '64MB', true)
+"""
+
 _PREVIOUS = f"""
     SELECT meter_id, register_value, register_at FROM meter_register
     WHERE resolution_minutes = $1::integer AND {IN_BUCKETS}"""  # noqa: S608 - put together from constants

@@ -2,7 +2,8 @@
 
 Parameters: $1 resolution in minutes, $2 and $3 the range of window starts, at or after and before, $4 the number of
 buckets, $5 the buckets (NULL: all of them, which spares looking at each reading's meter), $6 the grace, $7 the largest
-plausible share of a register's modulus per interval. `services.core.counting` says the same of one window at a time.
+plausible share of a register's modulus per interval (NULL: as windows were closed before registers counted; pulses
+alone, and overlapping intervals twice). `services.core.counting` says the same of one window at a time.
 """
 
 from services.windowing.as_of_sql import as_of
@@ -39,7 +40,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
            register_list((measured_at, interval_minutes, value)::register_reading) FILTER (WHERE is_register)
                AS registers
     FROM as_of_cut_off
-    WHERE interval_minutes <= $1::integer
+    WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)
     GROUP BY {WINDOW_START}, meter_id
 ), configuration AS NOT MATERIALIZED (
     SELECT meter_id, valid_from,
@@ -113,7 +114,8 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
                    '1 minute') OVER (PARTITION BY as_of_cut_off.meter_id, window_start
                                      ORDER BY measured_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false)
                    AS is_inside
-        FROM (SELECT window_start, meter_id FROM counted WHERE covered_minutes < readings * longest_minutes) AS mixed
+        FROM (SELECT window_start, meter_id FROM counted
+              WHERE covered_minutes < readings * longest_minutes AND $7::numeric IS NOT NULL) AS mixed
         JOIN as_of_cut_off ON as_of_cut_off.meter_id = mixed.meter_id AND {WINDOW_START} = window_start
         WHERE interval_minutes <= $1::integer AND NOT is_register
     ) AS compared

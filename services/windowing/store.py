@@ -18,19 +18,12 @@ from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 from services.platform.topics import READINGS_LOGGER
 from services.windowing.announcements import BucketKey
-from services.windowing.closing_sql import CLOSE
+from services.windowing.closing_sql import CLOSE, PLAN_FOR_THE_RANGE
 from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces
 from services.windowing.measurement_partitions import partition_of
 from services.windowing.settings import WindowingSettings
 
 log = structlog.get_logger()
-
-# Nothing tells the planner how many readings the last minutes hold, so it must not bet on few: plans are made for the
-# very range, joins never loop or sort, and a statement of 200,000 readings sorts and groups in memory.
-_PLAN_FOR_THE_RANGE = """
-    SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_nestloop', 'off', true),
-           set_config('enable_mergejoin', 'off', true), set_config('work_mem', '64MB', true)
-"""
 
 _FRONTIER = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2"
 _WATERMARKS = "SELECT topic, partition, watermark FROM ingest_progress WHERE topic = ANY ($1::text[])"
@@ -220,7 +213,7 @@ class WindowStore:
             if step.force_id is not None:
                 # What is closed and which offsets it is recorded with are of one moment. Others may store meanwhile.
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            await connection.execute(_PLAN_FOR_THE_RANGE)
+            await connection.execute(PLAN_FOR_THE_RANGE)
             buckets = []
             if is_own:
                 locked: datetime = await connection.fetchval(_LOCK, *key)
@@ -283,7 +276,7 @@ class WindowStore:
         """Return what to close next; None before the first opening."""
         resolution = timedelta(minutes=key.resolution_minutes)
         async with transaction(self._pool) as connection:
-            await connection.execute(_PLAN_FOR_THE_RANGE)
+            await connection.execute(PLAN_FOR_THE_RANGE)
             frontier: datetime | None = await connection.fetchval(_FRONTIER, *key)
             if frontier is None:
                 return None

@@ -1,0 +1,240 @@
+"""`meterpost windows verify`: what was closed proves itself, and whatever was changed afterwards is found."""
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.core.conversion import Conversion, Utility
+from services.core.windows import RESOLUTIONS_MINUTES
+from services.platform.errors import UserError
+from services.platform.postgres import Pool, transaction
+from services.windowing.verification import Difference, verify
+from tests.integration.test_closing_registers import METERS, MODULI, many_readings
+from tests.support.closing import (
+    MINUTE,
+    T0,
+    TOPICS,
+    UTILITIES,
+    begin,
+    close_all,
+    closings,
+    configure,
+    many_versions,
+    seed_meters,
+    store_versions,
+    version,
+)
+from tests.support.command import Meterpost
+
+HOUR = 60 * MINUTE
+
+
+async def verified(pool: Pool, resolution: int, start: Any = T0, end: Any = T0 + 10 * HOUR) -> list[Difference]:
+    """Verify windows; return the differences."""
+    found, count = [], 0
+    async for step in verify(pool, resolution, start, end, 1000):
+        found += step.differences
+        count += step.difference_count
+    assert count == len(found)
+    return found
+
+
+async def change(pool: Pool, statement: str, *arguments: Any) -> None:
+    """Change what nobody should, at one place."""
+    async with transaction(pool) as connection:
+        await connection.execute("SELECT set_config('session_replication_role', 'replica', true)")  # no trigger
+        done = await connection.execute(statement, *arguments)
+    assert done.split()[-1] == "1"
+
+
+async def store_all_offsets(pool: Pool, next_offset: int) -> None:
+    """Say that everything below an offset is stored, of each partition that the tests' readings are from."""
+    async with transaction(pool) as connection:
+        await connection.execute(
+            "INSERT INTO ingest_progress (topic, partition, next_offset, watermark, first_arrival, epoch, owner) "
+            "SELECT topic, partition, $1, watermark, first_arrival, 1, 'test' "
+            "FROM (SELECT watermark, first_arrival FROM ingest_progress LIMIT 1) AS one "
+            "CROSS JOIN unnest($2::text[]) AS topic CROSS JOIN generate_series(0, 2) AS partition "
+            "ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset",
+            next_offset,
+            list(TOPICS),
+        )
+
+
+async def close_as_it_goes(pool: Pool, url: str, versions: list[Any], meters: Any, moduli: Any = None) -> None:
+    """Close four hours in steps, so that windows have offsets of their own, with an edit of the catalog in between."""
+    await seed_meters(url, meters, moduli=moduli)
+    await store_versions(url, versions)
+    for step, minute in enumerate((0, 31, 75, 76, 200, 240)):
+        store = await begin(pool, url, T0 + 6 * HOUR)
+        await store_all_offsets(pool, 1_000_000 + step)
+        async with transaction(pool) as connection:
+            if minute == 75:
+                await connection.execute("UPDATE catalog_revision SET revision = 2")
+                conversion = Conversion(Utility.WATER, Decimal(7))
+                await configure(connection, 1, conversion, valid_from=T0, revision=2, modulus=(moduli or {}).get(1))
+        await close_all(store, T0 + minute * MINUTE)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_what_was_closed_in_steps_verifies_over_any_range(pool: Pool, database_url: str, seed: int) -> None:
+    await close_as_it_goes(pool, database_url, many_readings(seed), METERS, MODULI)
+    proofs = await closings(pool)
+    assert {proof["catalog_revision"] for proof in proofs} == {1, 2}
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+        for minute in (7, 60, 133):
+            assert await verified(pool, resolution, T0 + minute * MINUTE, T0 + (minute + 70) * MINUTE) == []
+    assert await closings(pool) == proofs
+
+
+async def test_what_is_stored_after_the_closing_changes_nothing(pool: Pool, database_url: str) -> None:
+    """A reading whose offset was not stored yet, however early it arrived, was not known."""
+    await close_as_it_goes(pool, database_url, many_versions(4), UTILITIES)
+    start = T0 + 2 * HOUR + 55 * MINUTE
+    await store_versions(database_url, [version(1, start, 5, source_offset=5_000_000), version(9, start, 5)])
+    # Of a partition that was not there, and of a meter that nobody knows.
+    await store_versions(database_url, [version(2, start, 5, source_partition=9)])
+    assert [one.what for one in await verified(pool, 60)] == []
+
+
+AT = "meter_id = 1 AND window_start = $1 AND resolution_minutes = 1"
+CLOSING = "bucket = 1 AND window_start = $1 AND resolution_minutes = 1"
+COPY_READING = "SELECT measured_at, arrived_at, 3, source_offset, 2, 0, 0, 0, 1, 1, false FROM reading"
+COPY_ROW = "SELECT window_start, 2, organization_id, resolution_minutes, 1, 1, 5, 5, NULL FROM measurement"
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (
+            "DELETE FROM reading WHERE meter_id = 1 AND measured_at = $1",
+            {"row_added": (1, 1), "row_differs": (5, 15, 60), "proof_differs": (1, 5, 15, 60)},
+        ),
+        (
+            "UPDATE reading SET value = value + 1 WHERE meter_id = 1 AND measured_at = $1",
+            {"row_differs": (1, 5, 15, 60), "proof_differs": (1, 5, 15, 60)},
+        ),
+        (
+            f"INSERT INTO reading {COPY_READING} WHERE meter_id = 1 AND measured_at = $1",
+            {"proof_missing": (1,), "row_differs": (5, 15, 60), "proof_differs": (5, 15, 60)},
+        ),
+        (
+            f"UPDATE measurement SET pulses = pulses + 1 WHERE {AT}",
+            {"row_differs": (1,)},
+        ),
+        (
+            f"UPDATE measurement SET energy_wh = energy_wh * 2 WHERE {AT}",
+            {"row_differs": (1,)},
+        ),
+        (
+            "DELETE FROM measurement WHERE meter_id = 1 AND window_start = $1 AND resolution_minutes = 1",
+            {"row_missing": (1,)},
+        ),
+        (
+            f"INSERT INTO measurement {COPY_ROW} WHERE {AT}",
+            {"proof_missing": (1,)},  # its bucket has no proof for that minute, in which nothing arrived
+        ),
+        (
+            "DELETE FROM window_closing WHERE bucket = 1 AND window_start = $1 AND resolution_minutes = 1",
+            {"proof_missing": (1,)},
+        ),
+        (
+            f"UPDATE window_closing SET sha256 = sha256(sha256) WHERE {CLOSING}",
+            {"proof_differs": (1,)},
+        ),
+        (
+            f"UPDATE window_closing SET row_count = row_count + 1 WHERE {CLOSING}",
+            {"proof_differs": (1,)},
+        ),
+        (
+            "INSERT INTO meter_event VALUES (1, $1, 1, 1, 'register_reset', '{}')",
+            {"event_added": (1,)},
+        ),
+    ],
+)
+async def test_a_planted_difference_is_found(
+    pool: Pool, database_url: str, statement: str, expected: dict[str, tuple[int, ...]]
+) -> None:
+    planted = T0 + 20 * MINUTE
+    versions = [version(1, T0 + minute * MINUTE, 10 + minute) for minute in range(120)]
+    versions += [version(2, T0 + minute * MINUTE, 3) for minute in range(120) if minute != 20]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+    await change(pool, statement, planted)
+    found: dict[str, set[int]] = {}
+    for resolution in RESOLUTIONS_MINUTES:
+        for one in await verified(pool, resolution):
+            assert one.window_start <= planted < one.window_start + resolution * MINUTE
+            found.setdefault(one.what, set()).add(resolution)
+    assert found == {what: set(resolutions) for what, resolutions in expected.items()}
+
+
+async def test_a_register_that_was_changed_shows_in_its_row_and_the_next(pool: Pool, database_url: str) -> None:
+    versions = [version(1, T0 + minute * MINUTE, 100 + minute, is_register=True) for minute in range(0, 50, 10)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    await change(pool, "UPDATE reading SET value = 115 WHERE measured_at = $1", T0 + 20 * MINUTE)
+    rows = [one for one in await verified(pool, 1) if one.what == "row_differs"]
+    assert [(one.window_start - T0) // MINUTE for one in rows] == [20, 30]
+    assert rows[0].expected is not None
+    assert rows[0].found is not None
+    assert (rows[0].expected["pulses"], rows[0].found["pulses"]) == (5, 10)
+    await change(pool, "UPDATE reading SET value = 120 WHERE measured_at = $1", T0 + 20 * MINUTE)
+    await change(
+        pool,
+        "DELETE FROM meter_event WHERE resolution_minutes = 1 AND kind = 'registers_begin' AND window_start = $1",
+        T0,
+    )
+    assert [one.what for one in await verified(pool, 1)] == ["event_missing"]
+
+
+async def test_windows_without_their_readings_are_not_verifiable_not_different(pool: Pool, database_url: str) -> None:
+    day = timedelta(days=1)
+    versions = [version(1, T0 + days * day + minute * MINUTE, 5) for days in (0, 1) for minute in range(3)]
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + 3 * day)
+    await store_all_offsets(pool, 1_000_000)
+    await close_all(store, T0 + 2 * day)
+    async with transaction(pool) as connection:
+        await connection.execute(f"DROP TABLE reading_{T0:%Y%m%d}, reading_superseded_{T0:%Y%m%d}")
+    steps = [step async for step in verify(pool, 1, T0 - day, T0 + 3 * day, 10)]
+    assert [(step.windows, step.unverifiable, step.difference_count) for step in steps] == [(0, 3, 0), (3, 0, 0)]
+
+
+async def test_before_anything_was_closed_there_is_nothing_to_verify(pool: Pool) -> None:
+    with pytest.raises(UserError, match="nothing to verify"):
+        await verified(pool, 1)
+
+
+async def test_the_command_ends_with_6_where_something_differs(pool: Pool, database_url: str, tmp_path: Path) -> None:
+    meterpost = Meterpost(tmp_path, {"METERPOST_DATABASE_URL": database_url})
+    versions = [version(1, T0 + minute * MINUTE, 5) for minute in range(30)]
+    versions += [version(2, T0 + minute * MINUTE, 100 - minute, is_register=True) for minute in range(3)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    range_ = ("--from", "2026-11-20T00:00:00Z", "--to", "2026-11-21T00:00:00Z")
+    assert "39 windows with 44 rows verified: equal." in meterpost.ok("windows", "verify", *range_)
+    events = meterpost.ok("windows", "events", *range_, "--resolution", "60")
+    assert "fell, which counts nothing" in events
+    assert [one["kind"] for one in meterpost.json("windows", "events", *range_, "--meter", "2")["events"]].count(
+        "registers_begin"
+    ) == 4
+    await change(
+        pool,
+        "UPDATE measurement SET pulses = 1005 WHERE resolution_minutes = 1 AND meter_id = 1 AND window_start = $1",
+        T0 + 4 * MINUTE,
+    )
+    outcome = meterpost("windows", "verify", *range_)
+    assert outcome.code == 6
+    assert "pulses 1005" in outcome.out
+    answer = meterpost("windows", "verify", *range_, "--resolution", "1", "--json")
+    assert answer.code == 6
+    [difference] = answer.json["differences"]
+    assert (difference["meter_id"], difference["what"], difference["expected"]["pulses"]) == (1, "row_differs", 5)
+    assert meterpost("windows", "verify", *range_, "--resolution", "7").code == 2
+    assert meterpost("windows", "verify", "--from", "2026-11-20", "--to", "2026-11-21T00:00:00Z").code == 2
+    assert meterpost("windows", "events", *range_, "--kind", "odd").code == 2
