@@ -42,7 +42,13 @@ Examples
     meterpost topics declare --kafka kafka.example.org:9092
 """
 
-_REGISTER_BY_IMPORT = (window_event_commands, window_verify_commands)
+_REGISTER_BY_IMPORT = (
+    window_commands,
+    window_completeness,
+    window_event_commands,
+    window_show,
+    window_verify_commands,
+)
 """Modules whose commands stand in a group of several modules."""
 
 HELP = """\
@@ -65,9 +71,6 @@ class _ExamplesFirst(TyperGroup):
         console().print(examples, soft_wrap=True)
         super().format_help(ctx, formatter)
 
-
-WINDOWS_COMMANDS = (window_commands, window_completeness, window_show)
-"""Importing them registers their commands with the group."""
 
 app = typer.Typer(
     name="meterpost",

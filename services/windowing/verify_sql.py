@@ -4,7 +4,7 @@ They count by the very expressions that closing uses. What was known when a wind
 cut-off and lay before the offsets that are recorded with it.
 """
 
-from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, counting
+from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, WINDOW_START, counting
 
 # Parameters: $1 resolution, $2 and $3 the range of window starts. Windows that were closed in one go, with everything
 # recorded alike, are verified in one go.
@@ -22,7 +22,13 @@ GROUP BY cut_off - window_start, buckets, catalog_revision, register_share, offs
 ORDER BY starts, buckets
 """
 
-_IN_OFFSETS = "source_offset < ($8::jsonb ->> (source_topic || '/' || source_partition))::bigint"
+_IN_OFFSETS = "was_stored($8::jsonb, source_topic, source_partition, source_offset)"
+# What a window without a proof was forced without. Almost always no window was.
+_NOT_FORCED_OUT = f"""NOT EXISTS (
+    SELECT FROM window_forced AS forced
+    WHERE forced.resolution_minutes = $1::integer AND forced.bucket = meter_id % $4::integer
+      AND {WINDOW_START} >= forced.from_start AND {WINDOW_START} < forced.until_start
+      AND NOT was_stored(forced.stored_before, source_topic, source_partition, source_offset))"""
 
 # Where registers stood before $2: the latest row of registers, unless the meter began anew or went over to pulses
 # later. Where retention has dropped what came before, the first row's own word for its beginning has to do.
@@ -161,11 +167,11 @@ WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
 """
 
 # Windows without a proof that should have one: something was measured, or is to be measured. Parameters: those of
-# counting; what is recorded with a window is not there, so it is counted by everything that arrived in time and by the
-# catalog as it is now.
+# counting; what is recorded with a window is not there, so it is counted by everything that arrived in time (and was
+# there when it was forced) and by the catalog as it is now.
 WITHOUT_PROOF = f"""
 WITH known AS MATERIALIZED (SELECT revision FROM catalog_revision),
-{counting(IN_TIME, _PREVIOUS)}
+{counting(f"{IN_TIME} AND {_NOT_FORCED_OUT}", _PREVIOUS)}
 SELECT window_start, bucket, count(wanted) AS expected, count(found) AS found,
        (array_agg(DISTINCT meter_id))[1:5] AS first_meters
 FROM (
