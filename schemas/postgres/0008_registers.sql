@@ -42,11 +42,9 @@ CREATE TABLE meter_event (
 );
 CREATE INDEX meter_event_by_meter ON meter_event (meter_id, resolution_minutes, window_start);
 
--- How a register stands in an aggregate until its window is walked.
-CREATE TYPE register_reading AS (measured_at timestamptz, interval_minutes smallint, value bigint);
--- As sum and array_agg, but with a small state, so that the groups of all meters are hashed in memory, and quickly.
+-- As sum, but exact in 64 bits (a window's readings amount to far less) and with a state of 8 bytes: the sums of all
+-- meters are hashed in little memory, and quickly.
 CREATE AGGREGATE bigint_sum(bigint) (sfunc = int8pl, stype = bigint, combinefunc = int8pl, parallel = safe);
-CREATE AGGREGATE register_list(register_reading) (sfunc = array_append, stype = register_reading[], parallel = safe);
 
 -- The readings with from_time <= measured_at < until_time as they were known at the instant known_at: of each the newest
 -- of the versions that had arrived by then. It answers for as long as superseded versions are kept.

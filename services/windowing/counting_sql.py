@@ -37,8 +37,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
 ), counted AS MATERIALIZED (
     SELECT {WINDOW_START} AS window_start, meter_id, bigint_sum(value) AS total,
            sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
-           register_list((measured_at, interval_minutes, value)::register_reading) FILTER (WHERE is_register)
-               AS registers
+           count(*) FILTER (WHERE is_register) AS registers
     FROM as_of_cut_off
     WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)
     GROUP BY {WINDOW_START}, meter_id
@@ -51,14 +50,14 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     WHERE revision <= (SELECT revision FROM known) AND {IN_BUCKETS}
 ), previous AS MATERIALIZED ({previous}
 ), register_meter AS MATERIALIZED (
-    SELECT meter_id FROM counted WHERE registers IS NOT NULL
+    SELECT meter_id FROM counted WHERE registers > 0
     UNION
     SELECT meter_id FROM previous WHERE register_value IS NOT NULL
 ), dated AS (
     -- The latest window up to this one that had pulses alone, and the latest that had registers alone.
-    SELECT counted.*, register_value, register_at, cardinality(registers) AS register_readings,
-           max(window_start) FILTER (WHERE registers IS NULL) OVER so_far AS last_pulses,
-           max(window_start) FILTER (WHERE cardinality(registers) = readings) OVER so_far AS last_registers
+    SELECT counted.*, register_value, register_at,
+           max(window_start) FILTER (WHERE registers = 0) OVER so_far AS last_pulses,
+           max(window_start) FILTER (WHERE registers = readings) OVER so_far AS last_registers
     FROM counted JOIN register_meter USING (meter_id) LEFT JOIN previous USING (meter_id)
     WINDOW so_far AS (PARTITION BY meter_id ORDER BY window_start)
 ), judged AS (
@@ -71,11 +70,13 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     SELECT *, lag(by_register, 1, register_value IS NOT NULL) OVER (PARTITION BY meter_id ORDER BY window_start)
            AS before_by_register
     FROM judged
-), register_reading AS (
-    SELECT window_start, meter_id, last_pulses, register_value, register_at, (one).measured_at,
-           (one).interval_minutes, (one).value,
-           (one).measured_at + (one).interval_minutes * interval '1 minute' AS at
-    FROM (SELECT *, unnest(registers) AS one FROM by_kind WHERE by_register) AS unnested
+), register_reading AS MATERIALIZED (
+    SELECT by_kind.*, measured_at, interval_minutes, value,
+           measured_at + interval_minutes * interval '1 minute' AS at
+    FROM (SELECT window_start, meter_id, last_pulses, register_value, register_at, by_register FROM by_kind
+          WHERE registers > 0) AS by_kind
+    JOIN as_of_cut_off ON as_of_cut_off.meter_id = by_kind.meter_id AND {WINDOW_START} = window_start
+    WHERE interval_minutes <= $1::integer AND is_register
 ), walked AS (
     -- Pulses in between break the chain: the next register is a new base.
     SELECT register_reading.*, register_modulus AS modulus,
@@ -84,6 +85,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     FROM register_reading
     LEFT JOIN configuration ON configuration.meter_id = register_reading.meter_id
                            AND window_start >= valid_from AND window_start < valid_until
+    WHERE by_register
     WINDOW chain AS (PARTITION BY register_reading.meter_id, last_pulses ORDER BY at, measured_at)
 ), measured AS (
     SELECT *, value - before_value + CASE WHEN value < before_value THEN modulus ELSE 0 END AS step,
@@ -126,11 +128,15 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     FROM counted
     WHERE NOT EXISTS (SELECT FROM register_meter WHERE register_meter.meter_id = counted.meter_id)
     UNION ALL
-    SELECT window_start, meter_id,
-           total - coalesce((SELECT sum(value) FROM unnest(registers)), 0),
-           covered_minutes - coalesce((SELECT sum(interval_minutes) FROM unnest(registers)), 0),
-           CASE WHEN registers IS NULL THEN 0 ELSE 8 END
-    FROM by_kind WHERE NOT by_register
+    SELECT window_start, meter_id, total - coalesce(register_total, 0), covered_minutes - coalesce(register_minutes, 0),
+           CASE WHEN registers = 0 THEN 0 ELSE 8 END
+    FROM by_kind
+    LEFT JOIN (
+        SELECT window_start, meter_id, sum(value) AS register_total, sum(interval_minutes) AS register_minutes
+        FROM register_reading WHERE NOT by_register
+        GROUP BY window_start, meter_id
+    ) AS beside USING (window_start, meter_id)
+    WHERE NOT by_register
 ), content AS (
     SELECT window_start, meter_id, (total - coalesce(overlap.pulses, 0))::bigint AS pulses,
            covered_minutes - coalesce(overlap.minutes, 0) AS covered_minutes,
@@ -140,7 +146,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     UNION ALL
     SELECT window_start, meter_id, pulses, register_window.covered_minutes,
            CASE WHEN register_start_at < window_start THEN 1 ELSE 0 END | CASE WHEN has_rolled_over THEN 2 ELSE 0 END
-           | CASE WHEN was_reset THEN 4 ELSE 0 END | CASE WHEN register_readings < readings THEN 8 ELSE 0 END,
+           | CASE WHEN was_reset THEN 4 ELSE 0 END | CASE WHEN registers < readings THEN 8 ELSE 0 END,
            register_start, register_start_at, register_end, register_end_at
     FROM register_window JOIN by_kind USING (window_start, meter_id)
     WHERE steps > 0
@@ -173,9 +179,9 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
         UNION ALL
         SELECT window_start, meter_id, 'other_kind_ignored',
                CASE WHEN by_register
-                   THEN jsonb_build_object('kind', 'pulses', 'readings', readings - register_readings)
-                   ELSE jsonb_build_object('kind', 'registers', 'readings', register_readings) END
-        FROM by_kind WHERE register_readings < readings
+                   THEN jsonb_build_object('kind', 'pulses', 'readings', readings - registers)
+                   ELSE jsonb_build_object('kind', 'registers', 'readings', registers) END
+        FROM by_kind WHERE registers > 0 AND registers < readings
         UNION ALL
         SELECT window_start, meter_id, CASE WHEN rolled_over THEN 'register_rolled_over' ELSE 'register_reset' END,
                jsonb_build_object('modulus', max(modulus), 'steps', jsonb_agg(jsonb_build_object(
