@@ -7,7 +7,7 @@ from typing import NamedTuple
 from services.api.catalog_queries import AnyConnection
 from services.core.parts import run_id
 
-RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped")
+RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped", "failed")
 
 
 class Run(NamedTuple):
@@ -26,6 +26,7 @@ class Run(NamedTuple):
     planned_at: datetime
     frozen_at: datetime | None
     finished_at: datetime | None
+    resend_count: int
 
     @property
     def run_id(self) -> str:
@@ -44,6 +45,7 @@ class Part(NamedTuple):
     attempt_count: int
     next_attempt_at: datetime | None
     delivered_at: datetime | None
+    is_manifest: bool
 
 
 class Attempt(NamedTuple):
@@ -60,7 +62,8 @@ class Attempt(NamedTuple):
 
 _RUNS = """
     SELECT run.job_id, version.name, run.slot_start, run.slot_end, run.job_version, run.catalog_revision, run.state,
-           run.part_count, run.row_count, run.byte_count, run.planned_at, run.frozen_at, run.finished_at
+           run.part_count, run.row_count, run.byte_count, run.planned_at, run.frozen_at, run.finished_at,
+           run.resend_count
     FROM export_run AS run
     JOIN export_job_version AS version
         ON version.organization_id = run.organization_id AND version.job_id = run.job_id
@@ -111,7 +114,8 @@ async def parts_of(connection: AnyConnection, organization_id: int, run: Run) ->
     """Return the run's parts in their order."""
     rows = await connection.fetch(
         """
-        SELECT part, row_count, byte_count, sha256, state, attempt_count, next_attempt_at, delivered_at
+        SELECT part, row_count, byte_count, sha256, state, attempt_count, next_attempt_at, delivered_at,
+               is_manifest
         FROM export_part WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 ORDER BY part
         """,
         organization_id,

@@ -10,9 +10,11 @@ from services.cli import (
     ingest_commands,
     job_commands,
     meter_commands,
+    notification_commands,
     reading_commands,
     rejected_commands,
     run_commands,
+    secret_commands,
     setup_commands,
 )
 from services.cli.show import console
@@ -70,6 +72,8 @@ app.add_typer(reading_commands.app, name="readings")
 app.add_typer(run_commands.app, name="runs")
 app.add_typer(ingest_commands.app, name="ingest")
 app.add_typer(rejected_commands.app, name="rejected")
+app.add_typer(notification_commands.app, name="notifications")
+app.add_typer(secret_commands.app, name="secrets")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

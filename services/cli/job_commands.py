@@ -10,12 +10,23 @@ import typer
 
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
 from services.api.job_queries import Job, find_job, list_jobs
-from services.api.job_settings import JobSettings, NewJob, https_settings
+from services.api.job_settings import JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
+from services.cli.https_options import (
+    Access,
+    AuthOption,
+    ClientCertificateOption,
+    ManifestOption,
+    UsernameOption,
+    changed_https,
+    new_https,
+)
+from services.cli.secret_options import DropSecretOption, SecretOption, given_secrets
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import Column, utc
 from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
 from services.core.times import parse_instant
+from services.core.transport_secrets import public_settings
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
 
@@ -76,6 +87,11 @@ async def create(
     transport: TransportOption = "https",
     url: UrlOption = None,
     ca_file: CaFileOption = None,
+    auth: AuthOption = None,
+    username: UsernameOption = None,
+    client_certificate: ClientCertificateOption = None,
+    secret: SecretOption = None,
+    manifest: ManifestOption = None,
     start: Annotated[
         str | None,
         typer.Option("--start", metavar="TIME", help="First slot at or after this; the past is a backfill."),
@@ -98,23 +114,27 @@ async def create(
     if name is None or frequency is None or resolution is None or missing:
         raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
     starts_at = None if start is None else _time(start, "--start")
-    destination = _destination(session, transport, url, ca_file)
+    destination = _destination(session, transport, url, ca_file, Access(auth, username, client_certificate))
+    given = given_secrets(secret)
     async with session.pool() as pool:
         async with transaction(pool) as connection:
             organization = await session.organization(connection)
             chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
             known = await sites(connection, organization.organization_id)
-        settings = JobSettings(name, _frequency(frequency), resolution, chosen, transport, destination)
-        new = NewJob(organization.organization_id, settings, starts_at)
-        job = await create_job(pool, new, wall_clock().now())
+        settings = JobSettings(
+            name, _frequency(frequency), resolution, chosen, transport, destination, manifest=manifest or False
+        )
+        new = NewJob(organization.organization_id, settings, starts_at, given.changes)
+        job = await create_job(pool, new, wall_clock().now(), session.places.vault())
     first = first_slot(job.starts_at, settings.frequency_minutes)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"first_slot_start": first.start})
+        session.answer.json(_job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
     session.answer.say(
         f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {_sites_text(job, known)}, "
         f"to {destination['url']}. Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
+    given.say_once(session.answer)
 
 
 @command(app, "list", *_DATABASE)
@@ -151,6 +171,8 @@ async def show(session: Session, job_id: JobArgument) -> None:
         ("Sites", _sites_text(job, known)),
         ("To", job.settings.transport_settings.get("url")),
         ("Trusts", "the certificates given with --ca-file" if own_ca else "the system's certificates"),
+        ("Shows", _shown_text(public_settings(job.settings.transport_settings))),
+        ("Manifest", "after each run" if job.settings.manifest else "none"),
         ("Starts at", job.starts_at),
         ("Version", f"{job.version}, for slots from {utc(job.effective_from)}"),
         ("Next slot", job.next_slot_start or "not planned yet"),
@@ -171,6 +193,12 @@ async def edit(
     site: SiteOption = None,
     url: UrlOption = None,
     ca_file: CaFileOption = None,
+    auth: AuthOption = None,
+    username: UsernameOption = None,
+    client_certificate: ClientCertificateOption = None,
+    secret: SecretOption = None,
+    drop_secret: DropSecretOption = None,
+    manifest: ManifestOption = None,
 ) -> None:
     """Change a job from its next slot on; what is not named stays as it is."""
     async with session.pool() as pool:
@@ -181,25 +209,28 @@ async def edit(
             chosen = old.site_ids
             if all_sites or site:
                 chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
-        destination = old.transport_settings
-        if url is not None or ca_file is not None:
-            ca_pem = _pem(ca_file) if ca_file is not None else destination.get("ca_pem")
-            destination = https_settings(url or str(destination["url"]), ca_pem)
+        access = Access(auth, username, client_certificate)
+        given = given_secrets(secret, drop_secret)
         settings = JobSettings(
             old.name if name is None else name,
             old.frequency_minutes if frequency is None else _frequency(frequency),
             resolution or old.resolution_minutes,
             chosen,
             old.transport,
-            destination,
+            changed_https(old.transport_settings, url, ca_file, access),
+            old.data,
+            old.manifest if manifest is None else manifest,
         )
-        job = await edit_job(pool, organization.organization_id, job_id, settings, wall_clock().now())
+        now, vault = wall_clock().now(), session.places.vault()
+        key = organization.organization_id, job_id
+        job = await edit_job(pool, *key, settings, now, secrets=given.changes, vault=vault)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": job.version != before.version})
+        session.answer.json(_job_json(job) | {"changed": job.version != before.version} | given.shown_once())
     elif job.version == before.version:
         session.answer.say(f"Nothing changed: job {job_id} is like that already.")
     else:
         session.answer.say(f"Changed job {job_id} for the slots from {utc(job.effective_from)} on.")
+        given.say_once(session.answer)
 
 
 @command(app, "pause", *_DATABASE)
@@ -276,27 +307,18 @@ def _frequency(name: str) -> int:
     return minutes
 
 
-def _destination(session: Session, transport: str, url: str | None, ca_file: Path | None) -> dict[str, Any]:
+def _destination(
+    session: Session, transport: str, url: str | None, ca_file: Path | None, access: Access
+) -> dict[str, Any]:
     if transport != "https":
         raise UserError(f"the transport {transport!r} is not known; allowed: https")
     if url is not None:
-        return https_settings(url, None if ca_file is None else _pem(ca_file))
+        return new_https(url, ca_file, access)
     demo = session.places.demo_receiver()
     if demo is None:
         raise UserError("say where to send to by --url https://… (no demo with a receiver of its own is running here)")
     session.answer.note(f"without --url it goes to the demo's receiver: {demo.url} (its CA: {demo.ca_file})")
-    return https_settings(demo.url, _pem(ca_file or demo.ca_file))
-
-
-def _pem(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        raise UserError(
-            f"the CA file {file} is not PEM text; its text begins with -----BEGIN CERTIFICATE-----"
-        ) from None
-    except OSError as error:
-        raise UserError(f"the CA file {file} cannot be read: {error.strerror}") from None
+    return new_https(demo.url, ca_file or demo.ca_file, access)
 
 
 def _time(text: str, option: str) -> datetime:
@@ -308,7 +330,6 @@ def _time(text: str, option: str) -> datetime:
 
 def _job_json(job: Job) -> dict[str, Any]:
     settings = job.settings
-    shown: Mapping[str, Any] = settings.transport_settings
     return {
         "job_id": job.job_id,
         "name": settings.name,
@@ -318,7 +339,8 @@ def _job_json(job: Job) -> dict[str, Any]:
         "resolution_minutes": settings.resolution_minutes,
         "site_ids": settings.site_ids,
         "transport": settings.transport,
-        "transport_settings": dict(shown),
+        "transport_settings": public_settings(settings.transport_settings),
+        "manifest": settings.manifest,
         "starts_at": job.starts_at,
         "version": job.version,
         "effective_from": job.effective_from,
@@ -326,6 +348,7 @@ def _job_json(job: Job) -> dict[str, Any]:
         "stopped_at": job.stopped_at,
         "stopped_reason": job.stopped_reason,
         "stopped_detail": job.stopped_detail,
+        "failing_since": job.failing_since,
         "next_slot_start": job.next_slot_start,
         "created_at": job.created_at,
     }
@@ -355,7 +378,15 @@ def _state_text(job: Job) -> str:
     if job.paused_from is not None:
         return f"paused from {utc(job.paused_from)} on"
     if job.stopped_at is not None:
-        return (
-            f"stopped at {utc(job.stopped_at)}: {job.stopped_detail} ({job.stopped_reason}; once mended: `jobs resume`)"
-        )
-    return "active"
+        remedy = "recover" if job.state == "paused by failures" else "resume"
+        why = f"{job.stopped_detail} ({job.stopped_reason}; once mended: `jobs {remedy}`)"
+        return f"{job.state} at {utc(job.stopped_at)}: {why}"
+    return "active" if job.failing_since is None else f"active, but failing since {utc(job.failing_since)}"
+
+
+def _shown_text(settings: Mapping[str, Any]) -> str:
+    """Return who we show to be: the way, the user name, and which secrets are set."""
+    parts = [str(settings.get("auth", "no authentication"))]
+    parts += [f"user {settings['username']}"] if "username" in settings else []
+    parts += ["a client certificate"] if "client_certificate" in settings else []
+    return ", ".join([*parts, *(f"{name} (set)" for name in settings.get("secrets", ()))])

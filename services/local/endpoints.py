@@ -23,6 +23,7 @@ class Endpoints:
     receiver_folder: Path = Path()
     health: dict[str, str] = field(default_factory=dict)
     topic_prefix: str = ""
+    secret_keys_file: Path | None = None
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -31,6 +32,7 @@ class Endpoints:
             "kafka": self.kafka,
             "topic_prefix": self.topic_prefix,
             "database": self.database,
+            "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
             "receivers": {
                 "https": {
                     "url": self.receiver_url,

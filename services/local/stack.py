@@ -1,6 +1,7 @@
 """Everything that `make run` starts, in order, and how it ends."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +28,8 @@ from services.platform.clock import Clock
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
+from services.platform.secrets import ensure_key_file
+from services.platform.settings import ENVIRONMENT_PREFIX
 from services.platform.topics import for_replay, load_topics
 
 READY_TIMEOUT_S = 60.0
@@ -57,11 +60,19 @@ class Stack:
         """Where everything of this instance is kept."""
         return self.settings.data_folder
 
+    @property
+    def secret_keys_file(self) -> Path | None:
+        """Where the keys are that seal secrets in the database; None: the environment tells."""
+        is_told = any(os.environ.get(f"{ENVIRONMENT_PREFIX}{name}") for name in ("SECRET_KEYS", "SECRET_KEYS_FILE"))
+        return None if is_told else self.folder / "secret-keys"
+
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
         for name in ("logs", "run", "received/https"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         remove_endpoints(self.folder)
+        if self.secret_keys_file is not None:
+            ensure_key_file(self.secret_keys_file, "demo")
         self.say("starting Kafka and PostgreSQL")
         kafka, database = await asyncio.gather(
             self.background.call(self._start_kafka), self.background.call(self._start_postgres)
@@ -86,6 +97,7 @@ class Stack:
             receiver_folder=self.folder / "received" / "https",
             health={service.name: service.health_address for service in self.services if service is not receiver},
             topic_prefix=self.settings.topic_prefix,
+            secret_keys_file=self.secret_keys_file,
         )
         self.endpoints.write(self.folder)
 
@@ -174,6 +186,8 @@ class Stack:
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
         }
+        if self.secret_keys_file is not None:
+            environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],

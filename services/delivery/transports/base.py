@@ -26,6 +26,10 @@ class OutgoingPart:
     sha256: bytes
     file_name: str
     body: bytes
+    is_manifest: bool = False
+    """The last part of a run: what the others are. Its rows are those of the whole run."""
+    resend_count: int = 0
+    """How often the run was sent again on request; ids and bytes stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
