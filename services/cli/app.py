@@ -13,6 +13,7 @@ from services.cli import (
     notification_commands,
     reading_commands,
     rejected_commands,
+    request_commands,
     run_commands,
     secret_commands,
     setup_commands,
@@ -66,6 +67,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+job_commands.app.registered_commands += request_commands.jobs.registered_commands
+run_commands.app.registered_commands += request_commands.runs.registered_commands
 app.add_typer(meter_commands.app, name="meters")
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(reading_commands.app, name="readings")

@@ -16,13 +16,15 @@ from services.api.request_store import (
     request_run_now,
 )
 from services.api.run_queries import parse_run_id
-from services.cli import job_commands, run_commands
 from services.cli.operator import operator_name
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import Column, utc
 from services.core.times import parse_instant
 from services.platform.errors import UserError
 from services.platform.postgres import Pool, transaction
+
+jobs, runs = typer.Typer(), typer.Typer()
+"""Commands that stand beside those of the same groups elsewhere."""
 
 _DATABASE = ("organization", "database", "as_json")
 _COLUMNS = (
@@ -38,7 +40,7 @@ JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's id, a
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="As `runs list` names it: job3-20261120T100000Z")]
 
 
-@command(run_commands.app, "run-now", *_DATABASE)
+@command(runs, "run-now", *_DATABASE)
 async def run_now(session: Session, job_id: JobArgument) -> None:
     """Send what is closed of a job's present slot now; the rest of the slot makes a shorter run later.
 
@@ -50,7 +52,7 @@ async def run_now(session: Session, job_id: JobArgument) -> None:
     _told(session, job_id, request_id, "The present slot of job {job} ends with what is closed now, and is sent.")
 
 
-@command(run_commands.app, "retry", *_DATABASE)
+@command(runs, "retry", *_DATABASE)
 async def retry(
     session: Session,
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="As `runs list` names it.")] = None,
@@ -71,7 +73,7 @@ async def retry(
     _told(session, job_id, request_id, "The parts that wait are tried again at once.")
 
 
-@command(run_commands.app, "resend", *_DATABASE)
+@command(runs, "resend", *_DATABASE)
 async def resend(session: Session, run: RunArgument) -> None:
     """Send a delivered run again: the same bytes under the same ids, so a receiver that has it may ignore it."""
     job_id, slot_start = _run(run)
@@ -81,7 +83,7 @@ async def resend(session: Session, run: RunArgument) -> None:
     _told(session, job_id, request_id, f"The run {run} is sent again.")
 
 
-@command(job_commands.app, "backfill", *_DATABASE)
+@command(jobs, "backfill", *_DATABASE)
 async def backfill(
     session: Session,
     job_id: JobArgument,
@@ -100,7 +102,7 @@ async def backfill(
     _told(session, job_id, request_id, f"The slots from {utc(between[0])} to {utc(between[1])} are sent.")
 
 
-@command(job_commands.app, "recover", *_DATABASE)
+@command(jobs, "recover", *_DATABASE)
 async def recover(session: Session, job_id: JobArgument) -> None:
     """Let a job that was paused by failures go on, and send what it missed: the failed runs too, the oldest first."""
     async with session.pool() as pool:
@@ -109,7 +111,7 @@ async def recover(session: Session, job_id: JobArgument) -> None:
     _told(session, job_id, request_id, "What job {job} missed is sent, the oldest first.")
 
 
-@command(job_commands.app, "requests", *_DATABASE)
+@command(jobs, "requests", *_DATABASE)
 async def requests(
     session: Session, job_id: JobArgument, *, limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20
 ) -> None:
