@@ -47,7 +47,9 @@ async def test_a_host_key_is_shown_compared_and_approved(
 ) -> None:
     async with in_process_sftp()(tmp_path, certificates) as server:
         [key] = server.settings["host_keys"]
-        told = await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--password-file", "password")
+        told = await run(
+            meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--secret", "password=file:password"
+        )
         assert "Nothing is sent before the server's key is approved" in told
         assert "FAILED  trust" in await run(meterpost, "jobs", "test", "1", code=1)
         shown = await run(meterpost, "jobs", "host-key", "1")
@@ -72,7 +74,7 @@ async def test_a_key_is_made_and_only_its_public_half_is_shown(meterpost: Meterp
     for arguments in (("jobs", "show", "1"), ("jobs", "show", "1", "--json"), ("jobs", "list", "--json")):
         shown = await run(meterpost, *arguments)
         assert "PRIVATE KEY" not in shown
-        assert "secrets" not in shown
+        assert "private_key (set)" in shown or '"private_key": "set"' in shown or "ssh-ed25519" in shown
     listed = json.loads(await run(meterpost, "jobs", "list", "--json"))["jobs"][0]
     assert listed["transport"] == "sftp"
     assert listed["transport_settings"]["directory"] == "/in"
@@ -83,7 +85,7 @@ async def test_an_ftps_job_is_tried_and_edited(
     meterpost: Meterpost, tmp_path: Path, certificates: CertificateFiles
 ) -> None:
     async with in_process_ftps(implicit=True)(tmp_path, certificates) as server:
-        address = ("--ftps", f"{USER}@localhost:{server.port}", "--password-file", "password", "--implicit")
+        address = ("--ftps", f"{USER}@localhost:{server.port}", "--secret", "password=file:password", "--implicit")
         await run(meterpost, *CREATE, *address, "--ca-file", str(certificates.authority), "--line-end", "crlf")
         assert "ok      remove" in await run(meterpost, "jobs", "test", "1")
         await run(meterpost, "jobs", "edit", "1", "--directory", "nowhere", "--keep-formulas")
@@ -101,8 +103,8 @@ async def test_an_ftps_job_is_tried_and_edited(
         (("--sftp", "u@example.org", "--ftps", "u@example.org"), "one of"),
         (("--sftp", "u@example.org", "--url", "https://example.org/"), "one of"),
         (("--sftp", "u@example.org", "--ca-file", "password"), "for FTPS"),
-        (("--ftps", "u@example.org"), "--password-file"),
-        (("--ftps", "u@example.org", "--password-file", "missing"), "cannot be read"),
+        (("--ftps", "u@example.org"), "--secret password="),
+        (("--ftps", "u@example.org", "--secret", "password=file:missing"), "cannot be read"),
         (("--sftp", "u@example.org", "--line-end", "cr"), "lf, crlf"),
         (("--sftp", "u@example.org", "--host-key-file", "password"), "host key"),
         (("--url", "https://example.org/", "--directory", "in"), "--sftp or --ftps"),
@@ -119,7 +121,7 @@ async def test_private_networks_are_refused_unless_allowed(
     meterpost: Meterpost, tmp_path: Path, certificates: CertificateFiles
 ) -> None:
     async with in_process_sftp()(tmp_path, certificates) as server:
-        await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--password-file", "password")
+        await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--secret", "password=file:password")
         strict = Meterpost(meterpost.folder, {**meterpost.environment, "METERPOST_ALLOWED_DESTINATIONS": ""})
         told = await run(strict, "jobs", "test", "1", code=1)
     assert "FAILED  resolve" in told

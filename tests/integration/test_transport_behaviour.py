@@ -153,14 +153,14 @@ async def test_what_somebody_else_left_there_is_not_overwritten(server: FileServ
 @files_only
 async def test_a_wrong_password_or_key_stops_and_is_shown_nowhere(server: FileServer) -> None:
     wrong = {"password": "not-the-password"}
-    if "private_key" in server.settings["secrets"]:
+    if "private_key" in server.settings:
         wrong = {"private_key": asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()}
-    answer = await send(server, secrets=wrong)
+    answer = await send(server, **wrong)
     assert answer[:2] == (Verdict.STOP, "login_refused")
-    found = await steps(server, secrets=wrong)
+    found = await steps(server, **wrong)
     assert [(step.name, step.passed) for step in found][-2:] == [("trust", True), ("log in", False)]
     shown = repr((answer, found))
-    assert not any(secret in shown for secret in (*wrong.values(), *server.settings["secrets"].values()))
+    assert not any(secret in shown for secret in (*wrong.values(), *(server.settings[name] for name in wrong)))
 
 
 async def test_a_server_that_proves_to_be_another_gets_nothing(server: FileServer, tmp_path: Path) -> None:
@@ -416,13 +416,13 @@ async def test_a_port_that_speaks_something_else(certificates: CertificateFiles,
         ({"directory": "a\r\nDELE b"}, '"directory"'),
         ({"line_end": "cr"}, '"line_end"'),
         ({"defuse_formulas": "yes"}, '"defuse_formulas"'),
-        ({"secrets": {}}, "password"),
-        ({"secrets": {"password": 5}}, '"secrets"'),
+        ({"password": ""}, "password"),
+        ({"password": 5}, '"password"'),
     ],
 )
 async def test_settings_of_no_use_are_named(transport: str, changed: dict[str, Any], named: str) -> None:
     made = TRANSPORTS[transport](Means(DEADLINES, SystemClock(), ALLOWED))
-    sound = {"host": "example.org", "user": "u", "secrets": {"password": "p"}}
+    sound = {"host": "example.org", "user": "u", "password": "p"}
     assert made.destination(sound).address in {"example.org:22", "example.org:21"}
     with pytest.raises(UserError, match=named):
         made.destination(sound | changed)
