@@ -8,7 +8,7 @@ import typer
 
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
 from services.api.file_settings import destination_text
-from services.api.job_queries import Job, find_job, list_jobs
+from services.api.job_queries import find_job, list_jobs
 from services.api.job_settings import TRANSPORTS, JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
 from services.cli.https_options import (
@@ -33,61 +33,29 @@ from services.cli.job_destinations import (
     destination_facts,
     tell_next_steps,
 )
+from services.cli.job_options import (
+    AllSitesOption,
+    CaFileOption,
+    FrequencyOption,
+    JobArgument,
+    NameOption,
+    ResolutionOption,
+    SiteOption,
+    TransportOption,
+    UrlOption,
+)
+from services.cli.job_texts import COLUMNS, job_json, job_row, sites_text, state_text
 from services.cli.secret_options import DropSecretOption, SecretOption, given_secrets
 from services.cli.session import Session, command, wall_clock
-from services.cli.show import Column, utc
+from services.cli.show import utc
 from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
 from services.core.times import parse_instant
-from services.core.transport_secrets import public_settings
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
 
 app = typer.Typer(no_args_is_help=True, help="Export jobs: what is sent, how often, and where to.")
 
 _DATABASE = ("organization", "database", "as_json")
-_PAIRS = "day: 15, 60; hour: 5, 15, 60; 15min: 1, 5, 15; 5min: 1, 5"
-_COLUMNS = (
-    Column("ID", number=True),
-    Column("Name"),
-    Column("Every", whole=True),
-    Column("Resolution", number=True),
-    Column("Sites"),
-    Column("To"),
-    Column("State", whole=True),
-)
-
-JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
-NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="For people; also in file names.", show_default=False)
-]
-FrequencyOption = Annotated[
-    str | None, typer.Option("--frequency", metavar="|".join(FREQUENCY_NAMES), help="How often.", show_default=False)
-]
-ResolutionOption = Annotated[
-    int | None,
-    typer.Option("--resolution", metavar="MINUTES", help=f"Of the rows. Allowed with {_PAIRS}.", show_default=False),
-]
-AllSitesOption = Annotated[bool, typer.Option("--all-sites", help="All sites, those to come too.")]
-SiteOption = Annotated[
-    list[str] | None,
-    typer.Option("--site", metavar="NAME_OR_ID", help="A site; give it again for more.", show_default=False),
-]
-TransportOption = Annotated[
-    str | None,
-    typer.Option("--transport", metavar="https|sftp|ftps", help="How it is sent; follows from the address."),
-]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url", metavar="URL", help="Where to. Default: the receiver of the demo that is running.", show_default=False
-    ),
-]
-CaFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's.", show_default=False
-    ),
-]
 
 
 @command(app, "create", *_DATABASE)
@@ -169,10 +137,10 @@ async def create(
         job = await create_job(pool, new, wall_clock().now(), session.places.vault())
     first = first_slot(job.starts_at, settings.frequency_minutes)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"first_slot_start": first.start} | given.shown_once())
+        session.answer.json(job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
     session.answer.say(
-        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {_sites_text(job, known)}, "
+        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {sites_text(job, known)}, "
         f"to {server.settings.get('url') or destination_text(server.transport, server.settings)}. "
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
@@ -188,11 +156,11 @@ async def list_(session: Session) -> None:
         jobs = await list_jobs(connection, organization.organization_id)
         known = await sites(connection, organization.organization_id)
     if session.answer.as_json:
-        session.answer.json({"organization": organization.name, "jobs": [_job_json(job) for job in jobs]})
+        session.answer.json({"organization": organization.name, "jobs": [job_json(job) for job in jobs]})
     elif not jobs:
         session.answer.say(f"{organization.name} has no export jobs yet: `meterpost jobs create --help`")
     else:
-        session.answer.table(_COLUMNS, [_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
+        session.answer.table(COLUMNS, [job_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
 
 
 @command(app, "show", *_DATABASE)
@@ -204,13 +172,13 @@ async def show(session: Session, job_id: JobArgument) -> None:
         known = await sites(connection, organization.organization_id)
         clock = await platform_clock(connection)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"platform_clock": clock})
+        session.answer.json(job_json(job) | {"platform_clock": clock})
         return
     facts: list[tuple[str, object]] = [
         ("Job", f"{job.job_id} {job.settings.name}"),
-        ("State", _state_text(job)),
+        ("State", state_text(job)),
         ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
-        ("Sites", _sites_text(job, known)),
+        ("Sites", sites_text(job, known)),
         *destination_facts(job.settings),
         ("Manifest", "after each run" if job.settings.manifest else "none"),
         ("Starts at", job.starts_at),
@@ -274,7 +242,7 @@ async def edit(
         key = organization.organization_id, job_id
         job = await edit_job(pool, *key, settings, now, secrets=server.secrets, vault=vault)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": job.version != before.version} | given.shown_once())
+        session.answer.json(job_json(job) | {"changed": job.version != before.version} | given.shown_once())
     elif job.version == before.version:
         session.answer.say(f"Nothing changed: job {job_id} is like that already.")
     else:
@@ -290,7 +258,7 @@ async def pause(session: Session, job_id: JobArgument) -> None:
         changed = await pause_job(pool, organization_id, job_id)
         job = await find_job(pool, organization_id, job_id)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": changed})
+        session.answer.json(job_json(job) | {"changed": changed})
     else:
         done = f"Paused job {job_id}" if changed else f"Nothing changed: job {job_id} is paused already"
         session.answer.say(f"{done}; slots from {utc(job.paused_from)} on are skipped.")
@@ -304,7 +272,7 @@ async def resume(session: Session, job_id: JobArgument) -> None:
         changed = await resume_job(pool, organization_id, job_id, wall_clock().now())
         job = await find_job(pool, organization_id, job_id)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": changed})
+        session.answer.json(job_json(job) | {"changed": changed})
     else:
         session.answer.say(f"Resumed job {job_id}." if changed else f"Nothing changed: job {job_id} is active already.")
 
@@ -374,59 +342,3 @@ def _time(text: str, option: str) -> datetime:
         return parse_instant(text)
     except ValueError as error:
         raise UserError(f"{option}: {error}") from None
-
-
-def _job_json(job: Job) -> dict[str, Any]:
-    settings = job.settings
-    return {
-        "job_id": job.job_id,
-        "name": settings.name,
-        "state": job.state,
-        "data": settings.data,
-        "frequency": frequency_name(settings.frequency_minutes),
-        "resolution_minutes": settings.resolution_minutes,
-        "site_ids": settings.site_ids,
-        "transport": settings.transport,
-        "transport_settings": public_settings(settings.transport_settings),
-        "manifest": settings.manifest,
-        "starts_at": job.starts_at,
-        "version": job.version,
-        "effective_from": job.effective_from,
-        "paused_from": job.paused_from,
-        "stopped_at": job.stopped_at,
-        "stopped_reason": job.stopped_reason,
-        "stopped_detail": job.stopped_detail,
-        "failing_since": job.failing_since,
-        "next_slot_start": job.next_slot_start,
-        "created_at": job.created_at,
-    }
-
-
-def _row(job: Job, known: list[Site]) -> tuple[object, ...]:
-    settings = job.settings
-    return (
-        str(job.job_id),
-        settings.name,
-        frequency_name(settings.frequency_minutes),
-        f"{settings.resolution_minutes} min",
-        _sites_text(job, known),
-        destination_text(settings.transport, settings.transport_settings),
-        job.state,
-    )
-
-
-def _sites_text(job: Job, known: list[Site]) -> str:
-    if job.settings.site_ids is None:
-        return "all sites"
-    names = [one.name for one in known if one.site_id in job.settings.site_ids]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _state_text(job: Job) -> str:
-    if job.paused_from is not None:
-        return f"paused from {utc(job.paused_from)} on"
-    if job.stopped_at is not None:
-        remedy = "recover" if job.state == "paused by failures" else "resume"
-        why = f"{job.stopped_detail} ({job.stopped_reason}; once mended: `jobs {remedy}`)"
-        return f"{job.state} at {utc(job.stopped_at)}: {why}"
-    return "active" if job.failing_since is None else f"active, but failing since {utc(job.failing_since)}"

@@ -10,6 +10,7 @@ from services.api.file_settings import approve, withdraw
 from services.api.job_queries import Job, find_job
 from services.api.job_store import edit_job
 from services.cli import job_commands
+from services.cli.job_options import JobArgument
 from services.cli.session import Session, command, wall_clock
 from services.core.file_transfer import fingerprint
 from services.platform.errors import UserError
@@ -24,7 +25,7 @@ _TOTAL = timedelta(seconds=30)
 
 
 @command(job_commands.app, "test", *_DATABASE)
-async def test(session: Session, job_id: job_commands.JobArgument) -> None:
+async def test(session: Session, job_id: JobArgument) -> None:
     """Try the connection to a job's server, step by step, from this machine.
 
     SFTP and FTPS: a small file is written, renamed and removed. HTTPS: nothing is posted, because a receiver would take
@@ -50,7 +51,7 @@ async def test(session: Session, job_id: job_commands.JobArgument) -> None:
 @command(job_commands.app, "host-key", *_DATABASE)
 async def host_key(
     session: Session,
-    job_id: job_commands.JobArgument,
+    job_id: JobArgument,
     *,
     approve_: Annotated[
         str | None,

@@ -152,7 +152,7 @@ async def test_what_somebody_else_left_there_is_not_overwritten(server: FileServ
 
 @files_only
 async def test_a_wrong_password_or_key_stops_and_is_shown_nowhere(server: FileServer) -> None:
-    wrong = {"password": "not-the-password"}
+    wrong: dict[str, Any] = {"password": "not-the-password"}
     if "private_key" in server.settings:
         wrong = {"private_key": asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()}
     answer = await send(server, **wrong)
