@@ -108,6 +108,8 @@ class FileOptions(NamedTuple):
         if self.directory is not None:
             settings["directory"] = self.directory
         if self.line_end is not None:
+            if self.line_end not in LINE_ENDS:
+                raise UserError(f"--line-end must be one of: {', '.join(LINE_ENDS)}")
             settings["line_end"] = self.line_end
         if self.keep_formulas is not None:
             settings["defuse_formulas"] = not self.keep_formulas

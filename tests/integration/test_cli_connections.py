@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from services.core.file_transfer import fingerprint
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.platform.clock import SystemClock
+from services.platform.secrets import new_key
 from tests.support.command import Meterpost
 from tests.support.file_servers import PASSWORD, USER, in_process_ftps, in_process_sftp
 
@@ -21,7 +23,11 @@ CREATE = ("jobs", "create", "--name", "J", "--frequency", "hour", "--resolution"
 
 @pytest.fixture
 def meterpost(tmp_path: Path, database_url: str) -> Meterpost:
-    environment = {"METERPOST_DATABASE_URL": database_url, "METERPOST_ALLOWED_DESTINATIONS": "127.0.0.0/8, ::1"}
+    environment = {
+        "METERPOST_DATABASE_URL": database_url,
+        "METERPOST_ALLOWED_DESTINATIONS": "127.0.0.0/8, ::1",
+        "METERPOST_SECRET_KEYS": new_key("test"),
+    }
     command = Meterpost(tmp_path, environment)
     (tmp_path / "meters.csv").write_text(METERS)
     (tmp_path / "password").write_text(PASSWORD + "\n")
@@ -74,7 +80,6 @@ async def test_a_key_is_made_and_only_its_public_half_is_shown(meterpost: Meterp
     for arguments in (("jobs", "show", "1"), ("jobs", "show", "1", "--json"), ("jobs", "list", "--json")):
         shown = await run(meterpost, *arguments)
         assert "PRIVATE KEY" not in shown
-        assert "private_key (set)" in shown or '"private_key": "set"' in shown or "ssh-ed25519" in shown
     listed = json.loads(await run(meterpost, "jobs", "list", "--json"))["jobs"][0]
     assert listed["transport"] == "sftp"
     assert listed["transport_settings"]["directory"] == "/in"
@@ -126,3 +131,27 @@ async def test_private_networks_are_refused_unless_allowed(
         told = await run(strict, "jobs", "test", "1", code=1)
     assert "FAILED  resolve" in told
     assert "METERPOST_ALLOWED_DESTINATIONS" in told
+
+
+async def test_how_a_job_logs_in_is_changed_and_the_old_way_forgotten(meterpost: Meterpost) -> None:
+    await run(meterpost, *CREATE, "--sftp", "u@example.org")
+    await run(meterpost, "jobs", "edit", "1", "--secret", "password=file:password")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings["secrets"] == {"password": "set"}
+    assert "public_key" not in settings
+    same = json.loads(await run(meterpost, "jobs", "edit", "1", "--secret", "password=file:password", "--json"))
+    assert same["changed"] is False
+    own = asyncssh.generate_private_key("ssh-ed25519")
+    (meterpost.folder / "own-key").write_bytes(own.export_private_key())
+    await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings["secrets"] == {"private_key": "set"}
+    assert settings["public_key"].split()[1] == own.export_public_key().decode().split()[1]
+    (meterpost.folder / "own-key").write_text("no key")
+    told = await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key", code=2)
+    assert "ssh-keygen" in told
+    await run(meterpost, "jobs", "edit", "1", "--url", "https://example.org/in")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings == {"url": "https://example.org/in"}
+    told = await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key", code=2)
+    assert "no use over HTTPS" in told

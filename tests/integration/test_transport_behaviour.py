@@ -54,6 +54,7 @@ SERVERS: dict[str, Server] = {
     "proftpd": proftpd,
 }
 FILE_SERVERS = [name for name in SERVERS if name != "https"]
+TLS_SERVERS = ["https", "pyftpdlib", "pyftpdlib-implicit", "vsftpd", "proftpd"]
 
 
 def part(
@@ -88,7 +89,10 @@ async def server(
         yield running
 
 
+# Which ids an HTTPS receiver knows is the receiver's to say: it answers 409.
 files_only = pytest.mark.parametrize("server", FILE_SERVERS, indirect=True)
+# SSH knows servers by their keys.
+tls_only = pytest.mark.parametrize("server", TLS_SERVERS, indirect=True)
 
 
 @asynccontextmanager
@@ -137,10 +141,9 @@ async def test_what_was_in_place_before_a_crash_is_recognised(server: FileServer
     assert (server.folder / "7-Hourly_1of1.csv").stat().st_mtime_ns == before
 
 
+@files_only
 @pytest.mark.parametrize("other", [b"theirs", bytes(len(ROWS))], ids=["another-size", "the-same-size"])
 async def test_what_somebody_else_left_there_is_not_overwritten(server: FileServer, other: bytes) -> None:
-    if server.transport == "https":
-        pytest.skip("which ids a receiver knows is the receiver's to say: it answers 409")
     foreign = server.folder / "7-Hourly_1of1.csv"
     foreign.write_bytes(other)
     foreign.chmod(0o666)
@@ -182,10 +185,9 @@ async def test_a_server_that_proves_to_be_another_gets_nothing(server: FileServe
     assert server.files() == {}
 
 
+@tls_only
 async def test_a_certificate_for_another_host_is_refused(server: FileServer) -> None:
     """127.0.0.2 reaches this machine, too; through a proxy, because the servers listen on 127.0.0.1 alone."""
-    if server.transport == "sftp":
-        pytest.skip("SSH knows servers by their keys")
     async with FaultProxy(LOOPBACK, server.port).running(host="127.0.0.2") as proxy:
         changed = at_port(server, proxy.port) | {"host": "127.0.0.2"}
         if "url" in changed:
