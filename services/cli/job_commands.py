@@ -141,7 +141,11 @@ async def create(
         settings = JobSettings(name, _frequency(frequency), resolution, chosen, name_of_transport, destination)
         new = NewJob(organization.organization_id, settings, starts_at)
         job = await create_job(pool, new, wall_clock().now())
-    first = first_slot(job.starts_at, settings.frequency_minutes)
+        dropped_until: datetime | None = await pool.fetchval(
+            "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution
+        )
+    is_shortened = dropped_until is not None and job.starts_at < dropped_until
+    first = first_slot(max(job.starts_at, dropped_until or job.starts_at), settings.frequency_minutes)
     if session.answer.as_json:
         session.answer.json(_job_json(job) | {"first_slot_start": first.start})
         return
@@ -150,6 +154,11 @@ async def create(
         f"to {destination.get('url') or destination_text(name_of_transport, destination)}. "
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
+    if is_shortened:
+        session.answer.say(
+            f"NOT SENT: rows of {resolution} minutes before {utc(dropped_until)} were dropped by retention, so the job "
+            "cannot begin earlier."
+        )
     tell_next_steps(session, job)
 
 

@@ -17,6 +17,7 @@ from services.windowing.verify_sql import (
     BOUNDS,
     CLOSED_TOGETHER,
     COUNT_CLOSED,
+    DROPPED_UNTIL,
     NEXT_TIME,
     VERIFY,
     WITHOUT_PROOF,
@@ -48,6 +49,8 @@ class Step(NamedTuple):
     rows: int
     unverifiable: int
     """Windows whose readings are no longer kept."""
+    dropped: int
+    """Windows whose rows were dropped by retention. Their proofs are still there."""
     differences: list[Difference]
     """The first of them, at most as many as were wanted."""
     difference_count: int
@@ -58,6 +61,7 @@ class _Bounds(NamedTuple):
     closed_until: datetime
     waited: timedelta | None
     buckets: int
+    dropped_until: datetime | None
     readings_from: datetime | None
 
 
@@ -75,6 +79,11 @@ async def verify(
     bounds = _Bounds(*row)
     resolution = timedelta(minutes=resolution_minutes)
     start, end = max(floor_to(start, resolution), bounds.opened_at), min(end, bounds.closed_until)
+    if bounds.dropped_until is not None and start < bounds.dropped_until:
+        kept_from = min(bounds.dropped_until, end)
+        async with transaction(pool) as connection:
+            yield await _dropped(connection, resolution_minutes, start, kept_from)
+        start = kept_from
     while start < end:
         async with transaction(pool) as connection:
             found: datetime | None = await connection.fetchval(NEXT_TIME, resolution_minutes, start, end)
@@ -85,12 +94,17 @@ async def verify(
             yield await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
 
 
+async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:
+    count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
+    return Step(end, 0, 0, 0, count, [], 0)
+
+
 async def _verify_stretch(
     connection: Connection, resolution: int, start: datetime, end: datetime, bounds: _Bounds, tell_at_most: int
 ) -> Step:
     if bounds.readings_from is None or start < bounds.readings_from:
         count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
-        return Step(end, 0, 0, count, [], 0)
+        return Step(end, 0, 0, count, 0, [], 0)
     await connection.execute(PLAN_FOR_THE_RANGE)
     closings = await connection.fetch(CLOSED_TOGETHER, resolution, start, end)
     told: list[Difference] = []
@@ -127,9 +141,12 @@ async def _verify_stretch(
             if row["what"] is not None
         ]
     missing = await _without_proof(connection, resolution, start, end, bounds)
+    dropped_until: datetime | None = await connection.fetchval(DROPPED_UNTIL, resolution)
+    if dropped_until is not None and start < dropped_until:
+        return await _dropped(connection, resolution, start, end)  # while we looked
     starts.update(one.window_start for one in missing)
     told = sorted(told + missing, key=lambda one: (one.window_start, one.meter_id or 0, one.what))[:tell_at_most]
-    return Step(end, len(starts), rows, 0, told, count + len(missing))
+    return Step(end, len(starts), rows, 0, 0, told, count + len(missing))
 
 
 async def _without_proof(
