@@ -22,7 +22,7 @@ JOBS ?= 2
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' '$(ROOT)/Makefile' | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' '$(ROOT)/Makefile' | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 	@echo
 	@echo 'settings of make run:'
 	@echo '  METERS=500      meters of the demo organization (at the first start)'

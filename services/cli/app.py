@@ -11,6 +11,7 @@ from services.cli import (
     job_connection,
     late_commands,
     meter_commands,
+    reading_as_of,
     reading_commands,
     rejected_commands,
     run_commands,
@@ -43,6 +44,7 @@ Examples
 """
 
 _REGISTER_BY_IMPORT = (
+    reading_as_of,
     window_commands,
     window_completeness,
     window_event_commands,
