@@ -164,7 +164,11 @@ def show_status(
 
 def _resolution_json(one: ResolutionStatus) -> dict[str, object]:
     kept = one.retention
-    return {**asdict(one), "retention": None if kept is None else kept._asdict()}
+    if kept is None:
+        return asdict(one)
+    days = None if kept.keep is None else kept.keep.days
+    retention = {"keep_days": days, **{name: value for name, value in kept._asdict().items() if name != "keep"}}
+    return {**asdict(one), "retention": retention}
 
 
 def _held_by_job(one: ResolutionStatus) -> str | None:

@@ -1,5 +1,6 @@
 """Closed windows are kept as long as the settings say, and no run loses its rows by it. On a real PostgreSQL."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.cli.show import Answer
+from services.cli.window_status import resolution_statuses, show_status
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.delivery.job_store import JobStore
 from services.platform.errors import Unavailable
@@ -16,6 +19,7 @@ from services.platform.settings import load
 from services.windowing.retention import MeasurementKeeper
 from services.windowing.retention_queries import Retention, retentions
 from services.windowing.settings import WindowingSettings
+from services.windowing.status_queries import Standing
 from tests.integration.test_verification import store_all_offsets
 from tests.support.closing import MINUTE, T0, UTILITIES, begin, close_all, seed_meters, store_versions, version
 from tests.support.command import Meterpost
@@ -260,3 +264,41 @@ async def test_every_command_says_that_rows_were_dropped_and_no_difference(
     assert "dropped by retention" in said
     late = meterpost("late", "list", *SPAN)
     assert "dropped by retention" in late.err + late.out
+
+
+async def test_a_late_register_just_behind_what_was_dropped_begins_where_its_row_began(
+    pool: Pool, database_url: str, tmp_path: Path
+) -> None:
+    await five_days(pool, database_url, registers=True)
+    await job(pool, T0 + 3 * DAY)
+    await pool.execute(RUN, T0 + 3 * DAY, "delivered")
+    await pool.execute("INSERT INTO site_description VALUES (1, '-infinity', 1, 'Depot', 'Europe/Berlin')")
+    late = version(2, T0 + 3 * DAY, 1301, is_register=True, revision=1, arrived_at=T0 + 4 * DAY)
+    await pool.execute(
+        "UPDATE reading SET value = $1, revision = 1, arrived_at = $2 WHERE measured_at = $3 AND meter_id = 2",
+        late.value,
+        late.arrived_at,
+        late.measured_at,
+    )
+    await pool.execute(PROGRESS, T0 + 4 * DAY)
+    await MeasurementKeeper(pool, KEEP).look()
+    meterpost = Meterpost(tmp_path, {"METERPOST_DATABASE_URL": database_url})
+    done = meterpost("late", "export", "--job", "7", *SPAN, "--output", "-")
+    assert done.code == 0, done.err
+    rows = [(row["MEASUREMENT_TIME(UTC)"], row["ENERGY(Wh)"]) for row in done.json["measurements"]]
+    # From the last register of the day before, 1219, whose row is gone; then from 1301 to 1301.
+    assert rows == [("2026-11-23T10:00:00Z", "20500.00"), ("2026-11-23T10:01:00Z", "0.00")]
+    assert "dropped by retention" in done.err
+
+
+def test_the_status_names_the_job_that_holds_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    standing = Standing(1, T0, T0 + DAY, T0 + DAY, 5 * MINUTE, None)
+    retention = Retention(1, 2 * DAY, MIDNIGHT, MIDNIGHT + DAY, 3, 7)
+    statuses = resolution_statuses([standing], {}, {1: retention})
+    show_status(Answer(as_json=False), statuses, [], [], {}, None)
+    said = capsys.readouterr().out
+    assert "KEPT LONGER: rows of 1 minutes from 2026-11-21T00:00:00Z on are older than 2 days" in said
+    assert "runs of job 7 still need them (3 partitions held)" in said
+    show_status(Answer(as_json=True), statuses, [], [], {}, None)
+    [told] = json.loads(capsys.readouterr().out)["resolutions"]
+    assert (told["retention"]["keep_days"], told["retention"]["held_by_job_id"]) == (2, 7)
