@@ -19,11 +19,15 @@ from services.windowing.verify_sql import (
     COUNT_CLOSED,
     DROPPED_UNTIL,
     NEXT_TIME,
+    READING_AFTER,
     VERIFY,
     WITHOUT_PROOF,
 )
 
 _SPAN = timedelta(hours=1)
+_LONGEST = timedelta(days=7)
+_READINGS = 50_000
+"""A stretch is an hour; where readings are sparse, it is as long as it holds about so many."""
 _SOURCES = ((READINGS_BRIDGE, SourceTopic.BRIDGE), (READINGS_LOGGER, SourceTopic.LOGGER))
 
 
@@ -68,7 +72,7 @@ class _Bounds(NamedTuple):
 async def verify(
     pool: Pool, resolution_minutes: int, start: datetime, end: datetime, tell_at_most: int
 ) -> AsyncIterator[Step]:
-    """Verify the closed windows that start in [start, end), the oldest first, about an hour of them at a time.
+    """Verify the closed windows that start in [start, end), the oldest first, an hour of them or more at a time.
 
     Nothing is written. Raises UserError where nothing has been closed, Unavailable while PostgreSQL is away.
     """
@@ -90,8 +94,18 @@ async def verify(
             if found is None:
                 return
             begins = max(floor_to(found, resolution), start)
-            start = min(floor_to(begins, _SPAN) + _SPAN, end)
+            limit = end
+            if bounds.readings_from is not None and begins < bounds.readings_from:
+                limit = min(end, bounds.readings_from)  # on either side of it all windows are alike
+            start = await _stretch_end(connection, begins, limit)
             yield await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
+
+
+async def _stretch_end(connection: Connection, start: datetime, end: datetime) -> datetime:
+    hour = floor_to(start, _SPAN)
+    latest = min(hour + _LONGEST, end)
+    beyond: datetime | None = await connection.fetchval(READING_AFTER, start, latest, _READINGS)
+    return latest if beyond is None else min(max(floor_to(beyond, _SPAN), hour + _SPAN), end)
 
 
 async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:

@@ -174,6 +174,10 @@ FROM window_closed WHERE resolution_minutes = $1
 
 DROPPED_UNTIL = "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1"
 
+READING_AFTER = """
+SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 ORDER BY measured_at OFFSET $3 LIMIT 1
+"""
+
 COUNT_CLOSED = """
 SELECT count(DISTINCT window_start) FROM window_closing
 WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
