@@ -21,7 +21,9 @@ GROUPS = {
         "Export jobs: what is sent, how often, and where to.",
         ("job_commands", "job_connection", "request_commands:jobs"),
     ),
-    "readings": Group("Readings: publish those of a file, as the devices would have.", ("reading_commands",)),
+    "readings": Group(
+        "Readings: publish those of a file, as the devices would have.", ("reading_commands", "reading_as_of")
+    ),
     "runs": Group(
         "Runs: what was sent when, and what the receiver answered.", ("run_commands", "request_commands:runs")
     ),

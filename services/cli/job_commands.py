@@ -135,7 +135,11 @@ async def create(
         )
         new = NewJob(organization.organization_id, settings, starts_at, server.secrets)
         job = await create_job(pool, new, wall_clock().now(), session.places.vault())
-    first = first_slot(job.starts_at, settings.frequency_minutes)
+        dropped_until: datetime | None = await pool.fetchval(
+            "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution
+        )
+    is_shortened = dropped_until is not None and job.starts_at < dropped_until
+    first = first_slot(max(job.starts_at, dropped_until or job.starts_at), settings.frequency_minutes)
     if session.answer.as_json:
         session.answer.json(job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
@@ -145,6 +149,11 @@ async def create(
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
     given.say_once(session.answer)
+    if is_shortened:
+        session.answer.say(
+            f"NOT SENT: rows of {resolution} minutes before {utc(dropped_until)} were dropped by retention, so the job "
+            "cannot begin earlier."
+        )
     tell_next_steps(session, job)
 
 

@@ -79,6 +79,18 @@ INGEST_LATE_READINGS = Counter(
     labelnames=("resolution",),
     registry=REGISTRY,
 )
+MEASUREMENT_PARTITIONS_DROPPED = Counter(
+    "meterpost_measurement_partitions_dropped",
+    "Partitions of closed windows dropped by retention.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
+MEASUREMENT_PARTITIONS_HELD = Gauge(
+    "meterpost_measurement_partitions_held",
+    "Partitions of closed windows that retention would drop if no job needed them for runs that are not delivered.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
 WINDOW_ROWS = Counter("meterpost_window_rows", "Measurements written.", registry=REGISTRY)
 WINDOW_CLOSE_SECONDS = Histogram(
     "meterpost_window_close_seconds",
