@@ -7,6 +7,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from services.cli import (
+    dropbox_commands,
     ingest_commands,
     job_connection,
     late_commands,
@@ -89,6 +90,7 @@ app.add_typer(ingest_commands.app, name="ingest")
 app.add_typer(rejected_commands.app, name="rejected")
 app.add_typer(windows.app, name="windows")
 app.add_typer(late_commands.app, name="late")
+app.add_typer(dropbox_commands.app, name="dropbox")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 
