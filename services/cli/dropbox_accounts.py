@@ -17,6 +17,7 @@ from services.platform.errors import UserError
 from services.platform.passwords import check_new_password, generated_password, hash_password
 from services.platform.postgres import Connection
 
+GENERATE = "generate"
 SOURCES = "generate, prompt, file:PATH or env:VARIABLE"
 _MAX_FILE_BYTES = 10_000
 _KEY_TYPES = (
@@ -49,7 +50,7 @@ class PublicKey(NamedTuple):
 
 def new_password(source: str) -> NewPassword:
     """Read, ask for, or make up a password. Raises UserError, which never repeats it."""
-    if source == "generate":
+    if source == GENERATE:
         made = generated_password()
         return NewPassword(hash_password(made), made)
     text = _read(source)

@@ -85,7 +85,7 @@ async def add(
             "begins with a letter, and not with `meterpost`"
         )
     keys = [] if key_file is None else dropbox_accounts.public_keys(key_file)
-    new = dropbox_accounts.new_password(password or "generate") if password or not keys else None
+    new = dropbox_accounts.new_password(password or dropbox_accounts.GENERATE) if password or not keys else None
     async with session.pool() as pool, transaction(pool) as connection:
         organization = await session.organization(connection)
         hashed = None if new is None else new.hashed
@@ -112,7 +112,7 @@ async def set_password(
     session: Session,
     user_name: User,
     *,
-    password: Annotated[str, typer.Option(metavar="SOURCE", help=dropbox_accounts.SOURCES)] = "generate",
+    password: Annotated[str, typer.Option(metavar="SOURCE", help=dropbox_accounts.SOURCES)] = dropbox_accounts.GENERATE,
     none: Annotated[bool, typer.Option("--none", help="Take the password away: keys only.")] = False,
 ) -> None:
     """Replace an account's password. Sessions that are open are ended."""

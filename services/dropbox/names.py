@@ -12,6 +12,8 @@ from typing import NamedTuple
 PARTIAL_SUFFIX = ".partial"
 TEST_PREFIX = "meterpost-connection-test-"
 MAX_NAME_BYTES = 200
+_MORE_BYTES = 20
+"""Of a hidden name's chance part."""
 _PARTIAL = re.compile(r"\.(.+)\.partial")
 _ORGANIZATION = re.compile(r"[1-9][0-9]{0,9}")
 _MAX_ID = 2**31 - 1
@@ -26,19 +28,13 @@ class Place(NamedTuple):
 
 def is_file_name(name: str) -> bool:
     """Tell whether a finished file may have this name."""
-    return (
-        0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
-        and name.isprintable()
-        and not name.startswith(".")
-        and "/" not in name
-        and not name.endswith(PARTIAL_SUFFIX)
-    )
+    return _is_sound(name, MAX_NAME_BYTES) and not name.endswith(PARTIAL_SUFFIX)
 
 
 def is_partial_name(name: str) -> bool:
     """Tell whether this is a hidden name of a file under way: `.NAME.partial`."""
     found = _PARTIAL.fullmatch(name)
-    return found is not None and is_file_name(found[1])
+    return found is not None and _is_sound(found[1], MAX_NAME_BYTES + _MORE_BYTES)
 
 
 def customer_place(organization_id: int, path: bytes) -> Place | None:
@@ -68,6 +64,11 @@ def depositor_place(path: bytes) -> Place | None:
 def shown_path(path: bytes) -> bytes:
     """Return the absolute form of a path in a client's tree, as for SFTP's `realpath`."""
     return posixpath.normpath(b"/" + path.lstrip(b"/"))
+
+
+def _is_sound(name: str, max_bytes: int) -> bool:
+    is_short = 0 < len(name.encode("utf-8", "replace")) <= max_bytes
+    return is_short and name.isprintable() and not name.startswith(".") and "/" not in name
 
 
 def _names(path: bytes) -> list[str]:
