@@ -203,7 +203,8 @@ async def test_a_client_that_asks_and_does_not_read_costs_no_memory(hosted: Host
     """Half a gigabyte asked for at once: answers wait for the client on the disk, not in the server's memory."""
     async with hosted.customer() as files, files.open("b.csv", "rb") as stream:
         before, seen = read_so_far(), [-1.0]
-        transport = files._handler._reader.channel.get_connection()._transport
+        reader = files._handler._reader
+        transport: Any = reader and reader.channel.get_connection()._transport
         transport.pause_reading()
         reads = [asyncio.create_task(stream.read(262_144, 0)) for _ in range(2_000)]
 
