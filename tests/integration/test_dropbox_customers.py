@@ -252,7 +252,7 @@ async def test_after_some_refusals_an_address_is_refused_unseen(database_url: st
         await hosted.add_key(OTHER_CUSTOMER, key)
         for _ in range(3):
             with pytest.raises(asyncssh.PermissionDenied):
-                await hosted.connect(password="wrong-password")  # noqa: S106
+                await hosted.connect(password="wrong-password")
         with pytest.raises(asyncssh.PermissionDenied):
             await hosted.connect()
         # A key cannot be guessed, so it is not held against anybody.
@@ -265,15 +265,15 @@ async def test_refusals_are_held_back(database_url: str, tmp_path: Path) -> None
         for user in (CUSTOMER, "nobody"):
             begun = time.monotonic()
             with pytest.raises(asyncssh.PermissionDenied):
-                await hosted.connect(user, password="wrong-password")  # noqa: S106
+                await hosted.connect(user, password="wrong-password")
             assert time.monotonic() - begun >= 0.5
 
 
 async def test_passwords_and_unknown_names_are_in_no_log(hosted: Hosted, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(asyncssh.PermissionDenied):
-        await hosted.connect("my-secret-as-name", password="my-secret-password")  # noqa: S106
+        await hosted.connect("my-secret-as-name", password="my-secret-password")
     with pytest.raises(asyncssh.PermissionDenied):
-        await hosted.connect(CUSTOMER, password="my-secret-password")  # noqa: S106
+        await hosted.connect(CUSTOMER, password="my-secret-password")
     async with hosted.customer():
         pass
     told = "".join(capfd.readouterr())

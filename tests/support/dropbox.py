@@ -25,7 +25,7 @@ from tests.support.file_servers import FileServer
 
 ORGANIZATION, OTHER_ORGANIZATION = 1, 2
 CUSTOMER, OTHER_CUSTOMER = "acme", "rival"
-PASSWORD = "orchid-tandem-vivid-42"  # noqa: S105 - of a server that lives as long as a test
+PASSWORD = "orchid-tandem-vivid-42"
 
 
 def new_key() -> asyncssh.SSHKey:
