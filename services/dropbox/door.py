@@ -20,8 +20,6 @@ from services.platform.metrics import DROPBOX_LOGINS, DROPBOX_TURNED_AWAY
 from services.platform.passwords import MAX_LENGTH, is_password
 from services.platform.postgres import Pool, transaction
 
-DEPOSITOR = "meterpost-delivery"
-"""The user name by which our delivery logs in; no account can have it."""
 HASHING_THREADS = 2
 _REMEMBERED = 10_000
 log = structlog.get_logger()

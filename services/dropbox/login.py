@@ -9,9 +9,10 @@ import structlog
 from asyncssh.channel import SSHChannel
 from asyncssh.stream import SSHServerStreamSession
 
+from services.core.file_transfer import HOSTED_USER
 from services.dropbox.account_store import Account
 from services.dropbox.connections import Peer
-from services.dropbox.door import DEPOSITOR, Door
+from services.dropbox.door import Door
 from services.dropbox.host_keys import public_line
 from services.dropbox.throttle import delay_seconds
 from services.platform.errors import MeterpostError
@@ -61,7 +62,7 @@ class Login(asyncssh.SSHServer):
 
     async def begin_auth(self, username: str) -> bool:
         """Look who it may be; every name is asked for a proof."""
-        self._is_depositor = username == DEPOSITOR
+        self._is_depositor = username == HOSTED_USER
         self._account = None
         if not self._is_depositor:
             try:
@@ -79,7 +80,7 @@ class Login(asyncssh.SSHServer):
             return
         peer.is_active()
         if self._is_depositor:
-            peer.user_name, peer.role = DEPOSITOR, "depositor"
+            peer.user_name, peer.role = HOSTED_USER, "depositor"
         elif self._account is not None:
             peer.user_name = self._account.user_name
             peer.organization_id = self._account.organization_id

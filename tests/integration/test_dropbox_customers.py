@@ -10,7 +10,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from services.dropbox.door import DEPOSITOR
+from services.core.file_transfer import HOSTED_USER
 from services.platform.metrics import REGISTRY
 from tests.support.dropbox import CUSTOMER, OTHER_CUSTOMER, OTHER_ORGANIZATION, PASSWORD, Hosted, hosted_folder, new_key
 from tests.support.polling import eventually_async
@@ -231,8 +231,8 @@ async def test_wrong_proofs_are_refused(hosted: Hosted) -> None:
         ("nobody", {"password": PASSWORD}),
         ("nobody\u200b", {"password": PASSWORD}),
         ("", {"password": PASSWORD}),
-        (DEPOSITOR, {"password": PASSWORD}),
-        (DEPOSITOR, {"client_keys": [mine]}),
+        (HOSTED_USER, {"password": PASSWORD}),
+        (HOSTED_USER, {"client_keys": [mine]}),
     ):
         with pytest.raises((asyncssh.PermissionDenied, asyncssh.ConnectionLost)):
             await hosted.connect(user, **options)

@@ -10,10 +10,9 @@ from typing import Any
 import asyncpg
 import asyncssh
 
-from services.core.file_transfer import fingerprint
+from services.core.file_transfer import HOSTED_USER, fingerprint
 from services.dropbox import account_store
 from services.dropbox.app import serving
-from services.dropbox.door import DEPOSITOR
 from services.dropbox.host_keys import PUBLIC_FILE, public_line
 from services.dropbox.settings import DropboxSettings
 from services.local.ports import LOOPBACK
@@ -74,7 +73,7 @@ class Hosted:
 
     @asynccontextmanager
     async def depositor(self) -> AsyncIterator[asyncssh.SFTPClient]:
-        async with self.customer(DEPOSITOR, client_keys=[self.depositor_key]) as files:
+        async with self.customer(HOSTED_USER, client_keys=[self.depositor_key]) as files:
             yield files
 
     async def fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
@@ -106,7 +105,7 @@ class Hosted:
         settings = {
             "host": "localhost",
             "port": self.port,
-            "user": DEPOSITOR,
+            "user": HOSTED_USER,
             "directory": f"/{ORGANIZATION}",
             "host_keys": self.host_keys,
             "secrets": {"private_key": self.depositor_key.export_private_key().decode()},
