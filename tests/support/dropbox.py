@@ -108,7 +108,7 @@ class Hosted:
             "user": HOSTED_USER,
             "directory": f"/{ORGANIZATION}",
             "host_keys": self.host_keys,
-            "secrets": {"private_key": self.depositor_key.export_private_key().decode()},
+            "private_key": self.depositor_key.export_private_key().decode(),
         }
         self.folder().mkdir(parents=True, exist_ok=True)
         return FileServer("sftp", settings, self.folder())
