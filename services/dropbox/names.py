@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 PARTIAL_SUFFIX = ".partial"
 TEST_PREFIX = "meterpost-connection-test-"
-MAX_NAME_BYTES = 200
+MAX_NAME_BYTES = 230
 _MORE_BYTES = 20
 """Of a hidden name's chance part."""
 _PARTIAL = re.compile(r"\.(.+)\.partial")

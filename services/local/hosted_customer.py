@@ -14,7 +14,7 @@ import asyncssh
 
 from services.local.ports import LOOPBACK
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 2.0
 _DEADLINE_S = 20.0
 asyncssh.set_log_level("ERROR")
 
