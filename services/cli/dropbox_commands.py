@@ -1,5 +1,6 @@
 """`meterpost dropbox`: who may log in to the hosted folder, and what was fetched from it."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,8 @@ from services.cli.show import Column, utc
 from services.dropbox import account_store, file_store
 from services.dropbox.account_store import Key, ListedAccount
 from services.dropbox.file_store import ListedFile
+from services.dropbox.host_keys import ensure_delivery_key, load_host_keys, public_line
+from services.dropbox.host_keys import shown as host_key_text
 from services.platform.errors import UserError
 from services.platform.postgres import Connection, transaction
 
@@ -203,6 +206,37 @@ async def files(
         session.answer.table(_FILES, [_file_row(one) for one in found])
         if len(found) == limit:
             session.answer.note(f"the newest {limit:,} are shown; --limit 0 shows all")
+
+
+@command(app, "make-keys", "as_json")
+async def make_keys(
+    session: Session,
+    *,
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="METERPOST_DROPBOX_FOLDER of the service.")],
+    key_file: Annotated[Path, typer.Option(metavar="FILE", help="METERPOST_DROPBOX_KEY_FILE of delivery.")],
+    host_keys_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="METERPOST_DROPBOX_HOST_KEYS_FILE of delivery.")
+    ] = None,
+) -> None:
+    """Make the keys of the hosted folder and of delivery, and tell each side of the other's. Run where they lie.
+
+    Keys that are there stay. FILE.pub is what the service takes as METERPOST_DROPBOX_DEPOSITOR_KEYS_FILE.
+    """
+    try:
+        host_keys = await asyncio.to_thread(load_host_keys, folder)
+        delivery = await asyncio.to_thread(ensure_delivery_key, key_file)
+        if host_keys_file is not None:
+            text = "".join(f"{public_line(key)}\n" for key in host_keys)
+            await asyncio.to_thread(host_keys_file.write_text, text, encoding="ascii")
+    except OSError as error:
+        raise UserError(f"the keys cannot be written: {error}") from None
+    shown = [host_key_text(key) for key in host_keys]
+    if session.answer.as_json:
+        session.answer.json({"host_keys": shown, "delivery_key": delivery})
+        return
+    for one in shown:
+        session.answer.say(f"host key, for customers to compare: {one}")
+    session.answer.say(f"delivery logs in by {delivery}")
 
 
 async def _switch(session: Session, user_name: str, *, enabled: bool) -> None:

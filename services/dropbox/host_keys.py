@@ -24,13 +24,26 @@ def load_host_keys(folder: Path) -> list[asyncssh.SSHKey]:
     keys_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = sorted(file for file in keys_folder.iterdir() if file.suffix != ".pub" and not file.name.startswith("."))
     if not files:
-        files = [_made(keys_folder / FIRST_KEY)]
+        files = [_made(keys_folder / FIRST_KEY, "meterpost dropbox")]
     keys = [_read(file) for file in files]
     public = folder / PUBLIC_FILE
     partial = public.with_suffix(".partial")
     partial.write_text("".join(f"{public_line(key)}\n" for key in keys), encoding="ascii")
     partial.replace(public)
     return keys
+
+
+def ensure_delivery_key(file: Path) -> str:
+    """Return the public half of delivery's key in `file`, both made where there is none, and write it to FILE.pub.
+
+    Raises UserError where it cannot be used, OSError. Blocks.
+    """
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _made(file, "meterpost delivery")
+    line = f"{public_line(_read(file))} delivery"
+    file.with_name(f"{file.name}.pub").write_text(f"{line}\n", encoding="ascii")
+    return line
 
 
 def public_line(key: asyncssh.SSHKey) -> str:
@@ -44,8 +57,8 @@ def shown(key: asyncssh.SSHKey) -> str:
     return f"{line.split()[0]} {fingerprint(line)}"
 
 
-def _made(file: Path) -> Path:
-    key = asyncssh.generate_private_key("ssh-ed25519", comment="meterpost dropbox")
+def _made(file: Path, comment: str) -> Path:
+    key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
     partial = file.with_name(f".{file.name}.partial")
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)
@@ -56,7 +69,7 @@ def _made(file: Path) -> Path:
 
 def _read(file: Path) -> asyncssh.SSHKey:
     if file.stat().st_mode & 0o077:
-        raise UserError(f"others than its owner may read the host key {file}: run chmod 600 on it")
+        raise UserError(f"others than its owner may read the key {file}: run chmod 600 on it")
     try:
         key = asyncssh.read_private_key(file)
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError):
@@ -64,5 +77,5 @@ def _read(file: Path) -> asyncssh.SSHKey:
             f"{file} holds no private key that can be used: it must be one without a passphrase, in a file of its own"
         ) from None
     if public_line(key).split()[0] not in HOST_KEY_TYPES:
-        raise UserError(f"the host key {file} is of a type that is not supported; types: {', '.join(HOST_KEY_TYPES)}")
+        raise UserError(f"the key {file} is of a type that is not supported; types: {', '.join(HOST_KEY_TYPES)}")
     return key

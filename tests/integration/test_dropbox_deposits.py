@@ -1,4 +1,4 @@
-"""The hosted folder as delivery meets it: complete files or none, within the quota, kept for a while, through crashes."""
+"""The hosted folder as delivery meets it: complete files or none, within the quota, for a while, through crashes."""
 
 import asyncio
 import os
@@ -250,15 +250,9 @@ async def test_a_job_names_no_server_and_reaches_its_organizations_folder(hosted
         assert hosted.files() == {}
         own = hosted.file_server().settings
         assert (await transport.destination(own).send(part())).reason == "address_forbidden"
-        wrongs: list[dict[str, object]] = [
-            {"host": "example.org"},
-            {"directory": "/1"},
-            {"user": "x"},
-            {"host_keys": []},
-        ]
-        for wrong in wrongs:
+        for name in ("host", "port", "directory", "user", "host_keys"):
             with pytest.raises(UserError, match="has no use"):
-                transport.destination(settings | wrong)
+                transport.destination(settings | {name: "x"})
     finally:
         await transport.aclose()
 
