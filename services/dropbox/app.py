@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -87,6 +88,8 @@ async def serving(settings: DropboxSettings, pool: Pool, patience: Patience, clo
         await keeper.begin()
         await door.warm_up()
         background = [asyncio.create_task(recorder.run()), asyncio.create_task(keeper.run())]
+        for task in background:
+            task.add_done_callback(partial(_end_with, patience.stopping))
         try:
             async with _listening(settings, host_keys, door, folders, recorder, threads) as port:
                 yield port
@@ -94,9 +97,18 @@ async def serving(settings: DropboxSettings, pool: Pool, patience: Patience, clo
         finally:
             for task in background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            outcomes = await asyncio.gather(*background, return_exceptions=True)
             door.close()
             folders.close()
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+def _end_with(stopping: asyncio.Event, task: "asyncio.Task[None]") -> None:
+    """End the service with a part of it that failed; how, is told at its end."""
+    if not task.cancelled() and task.exception() is not None:
+        stopping.set()
 
 
 @asynccontextmanager

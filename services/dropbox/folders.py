@@ -95,6 +95,8 @@ class OpenFile:
     def close(self) -> None:
         """Give it back."""
         os.close(self.descriptor)
+        if self.is_written:
+            self.folder.written()
 
 
 class Folder:
@@ -105,9 +107,8 @@ class Folder:
         self._descriptor = descriptor
         self._quota = quota
         self._lock = threading.Lock()
-        entries = list(self.entries())
-        self._files = len(entries)
-        self._bytes = sum(entry.size_bytes for entry in entries)
+        self._files = self._bytes = self._writers = 0
+        self.recount()
 
     @property
     def used(self) -> Quota:
@@ -153,7 +154,20 @@ class Folder:
                 raise OSError(errno.EDQUOT, f"the organization's quota of {self._quota.files:,} files is used up")
             descriptor = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=self._descriptor)
             self._files += 1
+            self._writers += 1
         return OpenFile(self, name, descriptor, 0, is_written=True)
+
+    def written(self) -> None:
+        """Note that a file that was written has been closed."""
+        with self._lock:
+            self._writers -= 1
+
+    def recount(self) -> None:
+        """Count anew what lies there, unless something is being written: others may have removed files by hand."""
+        with self._lock:
+            if self._writers == 0:
+                entries = list(self.entries())
+                self._files, self._bytes = len(entries), sum(entry.size_bytes for entry in entries)
 
     def reserve(self, size_bytes: int) -> None:
         """Count bytes that are about to be written."""

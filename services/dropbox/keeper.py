@@ -125,6 +125,8 @@ class Keeper:
                 if not is_unfinished:
                     at = datetime.fromtimestamp(entry.modified_at, UTC)
                     pruned.left.append(FoundFile(organization_id, entry.name, at, entry.size_bytes))
+            if folder is not None:
+                folder.recount()
         DROPBOX_STORED.set(total)
         DROPBOX_STORED_FILES.set(len(pruned.left))
         return pruned
