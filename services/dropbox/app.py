@@ -27,8 +27,8 @@ from services.dropbox.settings import DropboxSettings
 from services.dropbox.throttle import Failures
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable, UserError
+from services.platform.health import Health
 from services.platform.postgres import Patience, Pool, connect_pool
-from services.platform.telemetry import Health
 
 DISK_THREADS = 16
 POOL_SIZE = 4

@@ -17,9 +17,9 @@ from services.dropbox.host_keys import PUBLIC_FILE, public_line
 from services.dropbox.settings import DropboxSettings
 from services.local.ports import LOOPBACK
 from services.platform.clock import Clock, SystemClock
+from services.platform.health import Health
 from services.platform.passwords import hash_password
 from services.platform.postgres import Patience, connect_pool, transaction
-from services.platform.telemetry import Health
 from tests.support.file_servers import FileServer
 
 ORGANIZATION, OTHER_ORGANIZATION = 1, 2
