@@ -41,6 +41,7 @@ GROUPS = {
         ),
     ),
     "late": Group("Late readings: what closed windows missed, and what to send after.", ("late_commands",)),
+    "dropbox": Group("The hosted SFTP folder: accounts, keys, and what was fetched.", ("dropbox_commands",)),
     "notifications": Group("Whom to tell when a job fails, stops or recovers.", ("notification_commands",)),
     "secrets": Group("The keys that seal the secrets of jobs in the database.", ("secret_commands",)),
     "db": Group("The database's tables.", ("setup_commands:database_app",)),

@@ -63,7 +63,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         pool.terminate()
         return
     deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
-    means = Means(deadlines, clock, settings.outbound())
+    means = Means(deadlines, clock, settings.outbound(), settings.hosted_folder())
     transport = TRANSPORTS[name](means)
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))

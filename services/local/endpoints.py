@@ -27,6 +27,7 @@ class Endpoints:
     file_receivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
     secret_keys_file: Path | None = None
+    hosted_folder: dict[str, Any] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -44,6 +45,7 @@ class Endpoints:
                 },
                 **self.file_receivers,
             },
+            "hosted_folder": self.hosted_folder,
             "allowed_destinations": self.allowed_destinations,
             "health": self.health,
         }

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import aiohttp
 
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.demo_catalog import ORGANIZATION
+from services.local.demo_hosted import HostedDemo, hosted_demo
 from services.local.demo_receivers import FileReceiver, file_receivers
 from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
@@ -71,7 +73,7 @@ class Stack:
 
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
-        for name in ("logs", "run", "received/https", "received/sftp", "received/ftps"):
+        for name in ("logs", "run", "received/https", "received/sftp", "received/ftps", "received/hosted"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         remove_endpoints(self.folder)
         if self.secret_keys_file is not None:
@@ -87,9 +89,10 @@ class Stack:
         certificates = ensure_certificates(self.folder / "certificates", self.clock.now())
         receiver, url = self._receiver(certificates)
         files = file_receivers(self.folder, certificates)
-        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files)
-        self.receivers = [receiver, *(file.service for file in files)]
-        self.services = [*self.receivers, *self._services(kafka, database)]
+        hosted = hosted_demo(self.folder)
+        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files, hosted)
+        self.receivers = [receiver, *(file.service for file in files), hosted.customer()]
+        self.services = [*self.receivers, *self._services(kafka, database, hosted)]
         self.say("starting " + ", ".join(service.name for service in self.services))
         for service in self.services:
             service.process.start()
@@ -105,6 +108,7 @@ class Stack:
             file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
             secret_keys_file=self.secret_keys_file,
+            hosted_folder=hosted.endpoint(),
         )
         self.endpoints.write(self.folder)
 
@@ -167,11 +171,12 @@ class Stack:
         finally:
             await admin.stop()
 
-    async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver]) -> None:
+    async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver], hosted: HostedDemo) -> None:
         meters = self.settings.meters
         replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
         now, to, vault = self.clock.now(), Destination(url, ca_pem), self._vault()
-        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, files=files, vault=vault):
+        more: dict[str, Any] = {"files": files, "hosted_customer_key": hosted.customer_key, "vault": vault}
+        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, **more):
             self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")
 
     def _vault(self) -> Vault:
@@ -191,8 +196,9 @@ class Stack:
         ]
         return Service("receiver-https", arguments, self.folder, {}), f"https://localhost:{port}/meterpost"
 
-    def _services(self, kafka: str, database: str) -> list[Service]:
+    def _services(self, kafka: str, database: str, hosted: HostedDemo) -> list[Service]:
         environment = {
+            **hosted.environment,
             "METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka,
             "METERPOST_DATABASE_URL": database,
             "METERPOST_TOPIC_PREFIX": self.settings.topic_prefix,
@@ -207,6 +213,7 @@ class Stack:
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
+            "dropbox": ["services.dropbox"],
         }
         if self.settings.fleet:
             wanted["fleet"] = ["services.local.fleet"]

@@ -120,3 +120,46 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     registry=REGISTRY,
 )
+DROPBOX_CONNECTIONS = Gauge(
+    "meterpost_dropbox_connections",
+    "Connections to the hosted folder.",
+    labelnames=("state",),
+    registry=REGISTRY,
+)
+DROPBOX_LOGINS = Counter(
+    "meterpost_dropbox_logins",
+    "Logins to the hosted folder, by who and how they ended.",
+    labelnames=("role", "result"),
+    registry=REGISTRY,
+)
+DROPBOX_TURNED_AWAY = Counter(
+    "meterpost_dropbox_turned_away",
+    "Connections to the hosted folder that a limit ended.",
+    labelnames=("limit",),
+    registry=REGISTRY,
+)
+DROPBOX_REFUSED = Counter(
+    "meterpost_dropbox_refused",
+    "Requests of sessions that are not allowed, or not possible.",
+    labelnames=("role", "request"),
+    registry=REGISTRY,
+)
+DROPBOX_DEPOSITED = Counter("meterpost_dropbox_deposited", "Files left in hosted folders.", registry=REGISTRY)
+DROPBOX_FETCHED = Counter(
+    "meterpost_dropbox_fetched", "Files that customers read to their end in hosted folders.", registry=REGISTRY
+)
+DROPBOX_REMOVED = Counter(
+    "meterpost_dropbox_removed", "Files removed from hosted folders.", labelnames=("by",), registry=REGISTRY
+)
+DROPBOX_BYTES = Counter(
+    "meterpost_dropbox_bytes", "Bytes of files written to and read from it.", labelnames=("way",), registry=REGISTRY
+)
+DROPBOX_STORED = Gauge(
+    "meterpost_dropbox_stored_bytes", "Bytes that all files in hosted folders take.", registry=REGISTRY
+)
+DROPBOX_STORED_FILES = Gauge("meterpost_dropbox_stored_files", "Files in all hosted folders.", registry=REGISTRY)
+DROPBOX_RECORDS_LOST = Counter(
+    "meterpost_dropbox_records_lost",
+    "Records that were not kept because the database was away for too long; the log has them.",
+    registry=REGISTRY,
+)

@@ -58,6 +58,8 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
         there = endpoints["receivers"][name]
         assert (there["user"], "secrets" in there) == ("demo", False)
         eventually(partial(csv_files, Path(there["folder"])), 30, because="files arrive")
+    hosted = endpoints["hosted_folder"]
+    eventually(partial(csv_files, Path(hosted["folder"])), 30, because="a customer fetches from the hosted folder")
     words = ("readings stored: ", "lag ", "windows closed: ", "parts delivered: ", "readings refused: ")
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]

@@ -23,6 +23,7 @@ from services.local.ports import LOOPBACK
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
 from services.platform.outbound import Outbound, parse_networks
+from tests.support.dropbox import hosted_folder
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.file_servers import (
     FileServer,
@@ -53,7 +54,9 @@ SERVERS: dict[str, Server] = {
     "vsftpd": vsftpd,
     "proftpd": proftpd,
 }
-FILE_SERVERS = [name for name in SERVERS if name != "https"]
+HOSTED = "hosted"
+"""The folder that we host, which stands on a database, and whose folders hold files alone."""
+FILE_SERVERS = [*(name for name in SERVERS if name != "https"), HOSTED]
 TLS_SERVERS = ["https", "pyftpdlib", "pyftpdlib-implicit", "vsftpd", "proftpd"]
 
 
@@ -81,10 +84,22 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     return ensure_certificates(tmp_path_factory.mktemp("certificates"), SystemClock().now())
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture
+def hosted_database(request: pytest.FixtureRequest) -> str:
+    """Give a database where the test's server needs one; made before there is an event loop."""
+    if request.node.callspec.params.get("server") != HOSTED:
+        return ""
+    return str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture(params=[*SERVERS, HOSTED])
 async def server(
-    request: pytest.FixtureRequest, tmp_path: Path, certificates: CertificateFiles
+    request: pytest.FixtureRequest, hosted_database: str, tmp_path: Path, certificates: CertificateFiles
 ) -> AsyncIterator[FileServer]:
+    if request.param == HOSTED:
+        async with hosted_folder(hosted_database, tmp_path / HOSTED) as hosted:
+            yield hosted.file_server()
+        return
     async with SERVERS[request.param](tmp_path, certificates) as running:
         yield running
 
@@ -238,7 +253,7 @@ async def test_a_folder_that_is_not_there_stops(server: FileServer) -> None:
     assert answer.reason in {"no_such_folder", "no_permission"}  # FTP has one code for both
 
 
-@files_only
+@pytest.mark.parametrize("server", [name for name in FILE_SERVERS if name != HOSTED], indirect=True)
 async def test_files_go_into_the_jobs_folder(server: FileServer) -> None:
     inside = server.folder / "in side"
     inside.mkdir()
