@@ -2,10 +2,10 @@
 
 from schemas.postgres.sql_file import run_sql_file
 
-revision = "0013"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:
     """Apply the file."""
-    run_sql_file("0013_dropbox.sql")
+    run_sql_file("0012_dropbox.sql")
