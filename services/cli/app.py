@@ -13,6 +13,7 @@ from services.cli import (
     meter_commands,
     notification_commands,
     reading_commands,
+    receiver_commands,
     rejected_commands,
     request_commands,
     run_commands,
@@ -40,6 +41,9 @@ Examples
   The same for programs:
     meterpost runs list --state frozen --json
 
+  For whoever receives:
+    meterpost receiver check .local/received
+
   Servers of your own:
     meterpost db migrate --database postgresql://user@db.example.org/meterpost
     meterpost topics declare --kafka kafka.example.org:9092
@@ -58,7 +62,7 @@ HELP = """\
 Meterpost posts the closed intervals of pulse meters to the customers' own servers.
 
 Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed;
-6 `windows verify` found a difference.
+6 `windows verify` or `receiver check` found a difference.
 Times are UTC and end with Z. Results go to standard output, notes and errors to standard error.
 """
 
@@ -96,6 +100,7 @@ app.add_typer(windows.app, name="windows")
 app.add_typer(late_commands.app, name="late")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(secret_commands.app, name="secrets")
+app.add_typer(receiver_commands.app, name="receiver")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 
