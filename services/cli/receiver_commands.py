@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.receiver_folder import FolderCheck, settled_before_ns
+from services.cli.receiver_folder import FolderCheck
 from services.cli.secret_options import read_secret
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import Answer, Column, ReaderGoneError
@@ -107,8 +107,7 @@ def _signing_keys(options: list[str] | None) -> list[bytes]:
 def _check_folder(answer: Answer, folder: Path, keys: list[bytes], limit: int, settle: timedelta) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    settled = settled_before_ns(wall_clock().now(), settle)
-    looker = FolderCheck(folder, keys, settled_before_ns=settled, progress=_Progress(answer).tell)
+    looker = FolderCheck(folder, keys, now=wall_clock().now(), settle=settle, progress=_Progress(answer).tell)
     shown: list[Finding] = []
     counts: Counter[str] = Counter()
     difference_count = 0

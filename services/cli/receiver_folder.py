@@ -43,16 +43,20 @@ class FolderCheck:
         folder: Path,
         keys: Sequence[bytes],
         *,
-        settled_before_ns: int,
+        now: datetime,
+        settle: timedelta,
         progress: Callable[[int, int], None],
     ) -> None:
         """Look in `folder`, with `keys` to check signatures by.
 
-        `settled_before_ns`: of runs whose newest file is younger, something may be on its way (since the epoch).
+        What came after `now` is left for the next look. Of runs whose newest file is younger than `settle`, something
+        may be on its way.
         """
         self._folder = folder
         self._keys = keys
-        self._settled_before_ns = settled_before_ns
+        self._began_ns = _nanoseconds(now)
+        self._settled_before_ns = _nanoseconds(now - settle)
+        self._too_new = 0
         self._progress = progress
         self._journals: dict[Path, Journal] = {}
         self.jobs: list[JobTotals] = []
@@ -88,7 +92,7 @@ class FolderCheck:
 
         for place, folders, names in os.walk(self._folder, onerror=give_up):
             folders.sort()
-            for name in names:
+            for name in sorted(names):
                 path = Path(place, name)
                 if name == JOURNAL:
                     self._journals[path.parent] = Journal(path)
@@ -114,7 +118,11 @@ class FolderCheck:
             name = read_part_name(path.name)
         except ValueError as error:
             return Finding("name", where, str(error))
-        files.append(_File(name, path, status.st_size, status.st_mtime_ns))
+        if status.st_mtime_ns > self._began_ns:
+            # Of what arrives while we look, the later may be seen without the earlier.
+            self._too_new += 1
+        else:
+            files.append(_File(name, path, status.st_size, status.st_mtime_ns))
         return None
 
     def _run(self, check: JobCheck, files: Sequence[_File]) -> Iterator[Finding]:
@@ -180,6 +188,10 @@ class FolderCheck:
         return None
 
     def _gone(self) -> Iterator[Finding]:
+        if self._too_new:
+            sentence = f"{self._too_new:,} files came while this was looking, and are left for the next look"
+            yield Finding("arriving", self._where(self._folder), sentence, is_difference=False)
+            return  # their requests are noted already
         for folder, journal in self._journals.items():
             if unseen := journal.unseen():
                 sentence = f"{unseen:,} parts were accepted whose files are not here, or are not sound"
@@ -189,9 +201,9 @@ class FolderCheck:
         return str(path.relative_to(self._folder))
 
 
-def settled_before_ns(now: datetime, settle: timedelta) -> int:
-    """Return the time before which nothing is on its way any more, as files tell theirs."""
-    return to_epoch_microseconds(now - settle) * 1_000
+def _nanoseconds(instant: datetime) -> int:
+    """Return an instant as files tell theirs."""
+    return to_epoch_microseconds(instant) * 1_000
 
 
 def _read(file: _File) -> bytes | None:

@@ -68,7 +68,7 @@ class JobCheck:
         yield from _rows(parts)
         if manifest is not None:
             self._chain.add(manifest)
-            yield from _listed(parts, manifest, is_arriving=is_arriving)
+            yield from _listed(parts, manifest)
         totals = self.totals
         self.totals = JobTotals(
             totals.job_id,
@@ -163,13 +163,13 @@ def _rows(parts: Sequence[ReceivedPart]) -> Iterator[Finding]:
         before, resolution = content.last, content.resolution_minutes
 
 
-def _listed(parts: Sequence[ReceivedPart], manifest: ReceivedManifest, *, is_arriving: bool) -> Iterator[Finding]:
+def _listed(parts: Sequence[ReceivedPart], manifest: ReceivedManifest) -> Iterator[Finding]:
     found = {part.file: part for part in parts}
     for listed in manifest.content.parts:
         part = found.pop(listed.file, None)
         if part is None:
-            # A part that is taken away at once leaves the manifest alone: nothing else says how many there were.
-            yield Finding("part_missing", manifest.where, f"it lists {listed.file}, which is not here", not is_arriving)
+            # However young: a manifest is sent after the parts.
+            yield Finding("part_missing", manifest.where, f"it lists {listed.file}, which is not here")
         else:
             yield from _as_listed(part, listed, manifest.content.resolution_minutes)
     for file in found:
