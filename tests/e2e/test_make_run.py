@@ -40,6 +40,10 @@ def csv_files(folder: Path) -> list[Path]:
     return list(folder.glob("[0-9]*.csv"))
 
 
+def manifests(folder: Path) -> list[Path]:
+    return list(folder.rglob("*_manifest.json"))
+
+
 def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everything(demo: Demo) -> None:
     demo.ensure_up()
     up_at = time.monotonic()
@@ -70,7 +74,7 @@ def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: 
     receivers = demo.endpoints()["receivers"]
     for name in ("https", "sftp", "ftps"):
         folder = Path(receivers[name]["folder"])
-        eventually(lambda folder=folder: list(folder.rglob("*_manifest.json")), 60, because="a run is complete")
+        eventually(partial(manifests, folder), 60, because="a run is complete")
     secret = f"signing_secret=file:{receivers['https']['signing_secret_file']}"
     kit = Meterpost(tmp_path, {})
     outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
