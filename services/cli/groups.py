@@ -42,6 +42,7 @@ GROUPS = {
     ),
     "late": Group("Late readings: what closed windows missed, and what to send after.", ("late_commands",)),
     "dropbox": Group("The hosted SFTP folder: accounts, keys, and what was fetched.", ("dropbox_commands",)),
+    "receiver": Group("For receivers: is what arrived whole, sound and unchanged?", ("receiver_commands",)),
     "notifications": Group("Whom to tell when a job fails, stops or recovers.", ("notification_commands",)),
     "secrets": Group("The keys that seal the secrets of jobs in the database.", ("secret_commands",)),
     "db": Group("The database's tables.", ("setup_commands:database_app",)),

@@ -47,7 +47,9 @@ async def ensure_file_jobs(
             changed = replace(job.settings, transport_settings=server.settings | sealed)
             await edit_job(pool, organization_id, job.job_id, changed, now, secrets=server.secrets, vault=vault)
         elif name not in known:
-            wanted = JobSettings(name, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, server.transport, server.settings)
+            wanted = JobSettings(
+                name, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, server.transport, server.settings, manifest=True
+            )
             new = NewJob(organization_id, wanted, starts_at if clock is None else clock, server.secrets)
             await create_job(pool, new, now, vault)
     if with_hosted and _HOSTED_NAME not in known:

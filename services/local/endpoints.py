@@ -21,6 +21,8 @@ class Endpoints:
     receiver_url: str = ""
     receiver_ca_file: Path = Path()
     receiver_folder: Path = Path()
+    signing_secret_file: Path = Path()
+    """Holds what the parts to the HTTPS receiver are signed by."""
     health: dict[str, str] = field(default_factory=dict)
     topic_prefix: str = ""
     allowed_destinations: str = ""
@@ -42,6 +44,7 @@ class Endpoints:
                     "url": self.receiver_url,
                     "ca_file": str(self.receiver_ca_file),
                     "folder": str(self.receiver_folder),
+                    "signing_secret_file": str(self.signing_secret_file),
                 },
                 **self.file_receivers,
             },

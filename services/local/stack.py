@@ -15,16 +15,16 @@ import aiohttp
 
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
-from services.local.demo_catalog import ORGANIZATION
+from services.local.demo_catalog import ORGANIZATION, Destination
 from services.local.demo_hosted import HostedDemo, hosted_demo
-from services.local.demo_receivers import FileReceiver, file_receivers
+from services.local.demo_receivers import FileReceiver, ensure_signing_secret, file_receivers
 from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
 from services.local.ports import remembered_port
 from services.local.postgres_server import PostgresServer
-from services.local.seed_demo import Destination, seed_demo
+from services.local.seed_demo import seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
@@ -90,7 +90,9 @@ class Stack:
         receiver, url = self._receiver(certificates)
         files = file_receivers(self.folder, certificates)
         hosted = hosted_demo(self.folder)
-        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files, hosted)
+        secret_file = self.folder / "certificates" / "signing-secret"
+        ca_pem = certificates.authority.read_text(encoding="ascii")
+        await self._seed(self.pool, Destination(url, ca_pem, ensure_signing_secret(secret_file)), files, hosted)
         self.receivers = [receiver, *(file.service for file in files), hosted.customer()]
         self.services = [*self.receivers, *self._services(kafka, database, hosted)]
         self.say("starting " + ", ".join(service.name for service in self.services))
@@ -103,6 +105,7 @@ class Stack:
             receiver_url=url,
             receiver_ca_file=certificates.authority,
             receiver_folder=self.folder / "received" / "https",
+            signing_secret_file=secret_file,
             health={one.name: one.health_address for one in self.services if one not in self.receivers},
             allowed_destinations=self.settings.allowed_destinations,
             file_receivers={file.transport: file.endpoint() for file in files},
@@ -171,10 +174,10 @@ class Stack:
         finally:
             await admin.stop()
 
-    async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver], hosted: HostedDemo) -> None:
+    async def _seed(self, pool: Pool, to: Destination, files: Sequence[FileReceiver], hosted: HostedDemo) -> None:
         meters = self.settings.meters
         replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
-        now, to, vault = self.clock.now(), Destination(url, ca_pem), self._vault()
+        now, vault = self.clock.now(), self._vault()
         more: dict[str, Any] = {"files": files, "hosted_customer_key": hosted.customer_key, "vault": vault}
         if await seed_demo(pool, to, meters=meters, replay=replay, now=now, **more):
             self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")

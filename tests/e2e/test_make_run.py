@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from services.local.identity import noted_process
+from tests.support.command import Meterpost
 from tests.support.demo import Demo, demo_environment, demo_in, run_to_its_end, still_alive
 from tests.support.polling import eventually
 
@@ -39,6 +40,10 @@ def csv_files(folder: Path) -> list[Path]:
     return list(folder.glob("[0-9]*.csv"))
 
 
+def manifests(folder: Path) -> list[Path]:
+    return list(folder.rglob("*_manifest.json"))
+
+
 def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everything(demo: Demo) -> None:
     demo.ensure_up()
     up_at = time.monotonic()
@@ -64,6 +69,22 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]
     assert not demo.said(password)
+
+
+def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: Path) -> None:
+    demo.ensure_up()
+    receivers = demo.endpoints()["receivers"]
+    for name in ("https", "sftp", "ftps"):
+        folder = Path(receivers[name]["folder"])
+        eventually(partial(manifests, folder), 60, because="a run is complete")
+    secret = f"signing_secret=file:{receivers['https']['signing_secret_file']}"
+    kit = Meterpost(tmp_path, {})
+    outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
+    found = outcome.json
+    assert (outcome.code, found["difference_count"]) == (0, 0), found["findings"]
+    assert len(found["jobs"]) >= 3
+    assert all(job["manifests"] for job in found["jobs"])
+    assert found["signatures_checked"] == found["requests_checked"] > 0
 
 
 def test_the_same_data_folder_twice_is_refused(demo: Demo) -> None:

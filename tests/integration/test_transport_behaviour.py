@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -233,6 +234,33 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(server: File
     assert (await destination.send(part()))[:2] == (Verdict.STOP, "address_forbidden")
     assert [(step.name, step.passed) async for step in destination.check()] == [("resolve", False)]
     await transport.aclose()
+
+
+async def test_a_name_that_leads_elsewhere_the_next_time_is_judged_by_the_address_that_is_used(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look-up for each connection, whose addresses are judged; certificates hold for the name nevertheless."""
+    name, looks = "rebinding.example", []
+    real = socket.getaddrinfo
+
+    def rebinding(host: Any, port: Any, *arguments: Any, **more: Any) -> list[Any]:
+        if host != name:
+            return real(host, port, *arguments, **more)
+        looks.append(host)
+        addresses = ("10.0.0.1", LOOPBACK) if len(looks) == 1 else ("10.0.0.1", "169.254.169.254")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    changed: dict[str, Any] = {"host": name}
+    if server.transport == "https":
+        changed = {"url": str(server.settings["url"]).replace("localhost", name)}
+    answer = await send(server, **changed)
+    assert answer.reason == ("stored" if server.transport == "sftp" else "certificate_refused")
+    assert looks == [name]
+    before = server.files()
+    answer = await send(server, part(name="7-Hourly_2of2.csv"), **changed)
+    assert answer[:2] == (Verdict.STOP, "address_forbidden")
+    assert (looks, server.files()) == ([name] * 2, before)
 
 
 async def test_the_connection_test_goes_all_the_way_and_leaves_nothing(server: FileServer) -> None:
