@@ -1,0 +1,30 @@
+"""Every route of the API."""
+
+from services.api.http.endpoint import Endpoint
+from services.api.http.routes import (
+    audit,
+    clients,
+    data_sample,
+    devices,
+    measurements,
+    meter_import,
+    meters,
+    oauth,
+    organizations,
+    people,
+    sites,
+)
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *oauth.ENDPOINTS,
+    *people.ENDPOINTS,
+    *clients.ENDPOINTS,
+    *organizations.ENDPOINTS,
+    *sites.ENDPOINTS,
+    *devices.ENDPOINTS,
+    *meter_import.ENDPOINTS,
+    *meters.ENDPOINTS,
+    *measurements.ENDPOINTS,
+    *data_sample.ENDPOINTS,
+    *audit.ENDPOINTS,
+)
