@@ -5,33 +5,32 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.core.file_transfer import SECRETS, FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
+from services.core.file_transfer import FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
 from services.platform.errors import UserError
 
 FILE_TRANSPORTS = ("sftp", "ftps")
 
 
-def new_key_settings() -> dict[str, Any]:
-    """Return the settings of a fresh ed25519 key to log in with: the public half, to be installed, and the secret."""
+def new_private_key() -> str:
+    """Return a fresh ed25519 key to log in with, in OpenSSH's form."""
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return {
-        "public_key": f"{public.decode('ascii')} meterpost",
-        SECRETS: {"private_key": private.decode("ascii")},
-    }
+    form = serialization.PrivateFormat.OpenSSH
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode("ascii")
 
 
-def password_settings(password: str) -> dict[str, Any]:
-    """Return the settings of a password to log in with."""
-    if not password:
-        raise UserError("the password is empty")
-    return {SECRETS: {"password": password}}
+def public_half(private_key: str) -> str:
+    """Return the line that lets a key log in, for the server's authorized_keys. Raises UserError."""
+    try:
+        key = serialization.load_ssh_private_key(private_key.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        message = "private_key is no key in OpenSSH's form without a passphrase (`ssh-keygen -t ed25519` makes one)"
+        raise UserError(message) from None
+    form = serialization.PublicFormat.OpenSSH
+    return f"{key.public_key().public_bytes(serialization.Encoding.OpenSSH, form).decode('ascii')} meterpost"
 
 
 def parse_account(text: str) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def parse_account(text: str) -> dict[str, Any]:
 
 
 def check_file_settings(transport: str, settings: Mapping[str, Any]) -> FileServer:
-    """Return the server that the settings name. Raises UserError with what is wrong."""
+    """Return the server that the opened settings name. Raises UserError with what is wrong."""
     try:
         if transport == "sftp":
             return sftp_server(settings)
@@ -82,11 +81,6 @@ def withdraw(settings: Mapping[str, Any], key_fingerprint: str) -> dict[str, Any
     if len(kept) == len(before):
         raise UserError(f"no approved key has the fingerprint {key_fingerprint}")
     return {**settings, "host_keys": kept}
-
-
-def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings without what is secret."""
-    return {name: value for name, value in settings.items() if name != SECRETS}
 
 
 def destination_text(transport: str, settings: Mapping[str, Any]) -> str:

@@ -12,15 +12,17 @@ from services.api.catalog_queries import AnyConnection
 from services.api.job_settings import JobSettings
 from services.platform.errors import UserError
 
-JobState = Literal["active", "paused", "stopped"]
+JobState = Literal["active", "paused", "stopped", "paused by failures"]
+FAILED_RUNS = "failed_runs"
+"""The reason of a stop that delivery makes after several failed runs in a row."""
 
 _JOBS = """
     SELECT job.organization_id, job.job_id, job.starts_at, job.created_at, newest.version, newest.effective_from,
            newest.name, newest.data, newest.frequency_minutes, newest.resolution_minutes, newest.site_ids,
-           newest.transport, newest.transport_settings, pause.paused_from, progress.next_slot_start,
+           newest.transport, newest.transport_settings, newest.manifest, pause.paused_from, progress.next_slot_start,
            CASE WHEN job.resumed_at IS NULL OR progress.stopped_at >= job.resumed_at
                 THEN progress.stopped_at END AS stopped_at,
-           progress.stopped_reason, progress.stopped_detail
+           progress.stopped_reason, progress.stopped_detail, progress.failing_since
     FROM export_job AS job
     CROSS JOIN LATERAL (
         SELECT * FROM export_job_version AS version
@@ -52,13 +54,20 @@ class Job:
     stopped_at: datetime | None
     stopped_reason: str | None
     stopped_detail: str | None
+    failing_since: datetime | None
+    """Wall clock: the first failed attempt since the last success, if there is one."""
 
     @property
     def state(self) -> JobState:
-        """Whether the job runs; stopped: delivery met an answer after which trying again is useless."""
+        """Whether the job runs.
+
+        Stopped: delivery met an answer after which trying again is useless. Paused by failures: run after run failed.
+        """
         if self.paused_from is not None:
             return "paused"
-        return "active" if self.stopped_at is None else "stopped"
+        if self.stopped_at is None:
+            return "active"
+        return "paused by failures" if self.stopped_reason == FAILED_RUNS else "stopped"
 
 
 async def list_jobs(connection: AnyConnection, organization_id: int) -> list[Job]:
@@ -92,10 +101,12 @@ def _from_row(row: asyncpg.Record) -> Job:
             transport=row["transport"],
             transport_settings=settings,
             data=row["data"],
+            manifest=row["manifest"],
         ),
         row["paused_from"],
         row["next_slot_start"],
         row["stopped_at"],
         row["stopped_reason"] if row["stopped_at"] is not None else None,
         row["stopped_detail"] if row["stopped_at"] is not None else None,
+        row["failing_since"],
     )

@@ -6,18 +6,23 @@ Where nothing has arrived yet, a job stands at its start. `now` is the wall cloc
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.api.catalog_queries import platform_clock
 from services.api.job_queries import Job, find_job
+from services.api.job_secrets import SecretChanges, check_files, check_https, sealed_settings
 from services.api.job_settings import JobSettings, NewJob
 from services.core.times import ceil_to
 from services.platform.errors import UserError
 from services.platform.postgres import Connection, Pool, transaction
+from services.platform.secrets import Vault
+
+NO_KEYS = Vault({})
 
 
-async def create_job(pool: Pool, new: NewJob, now: datetime) -> Job:
-    """Create an active job and return it. Raises UserError for settings or sites that are wrong."""
+async def create_job(pool: Pool, new: NewJob, now: datetime, vault: Vault = NO_KEYS) -> Job:
+    """Create an active job and return it. Raises UserError for settings, secrets or sites that are wrong."""
     new.settings.check()
     async with transaction(pool) as connection:
         await _check_sites(connection, new.organization_id, new.settings.site_ids)
@@ -30,19 +35,31 @@ async def create_job(pool: Pool, new: NewJob, now: datetime) -> Job:
             starts_at,
             now,
         )
-        await _add_version(connection, new.organization_id, job_id, 1, starts_at, new.settings, now)
+        settings = _with_secrets(vault, new.organization_id, job_id, new.settings, new.secrets)
+        await _add_version(connection, new.organization_id, job_id, 1, starts_at, settings, now)
         return await find_job(connection, new.organization_id, job_id)
 
 
-async def edit_job(pool: Pool, organization_id: int, job_id: int, settings: JobSettings, now: datetime) -> Job:
+async def edit_job(
+    pool: Pool,
+    organization_id: int,
+    job_id: int,
+    settings: JobSettings,
+    now: datetime,
+    *,
+    secrets: SecretChanges | None = None,
+    vault: Vault = NO_KEYS,
+) -> Job:
     """Give the job new settings from the next slot on and return it; settings that are the same change nothing.
 
-    Where the frequency changes, the next slot is one that begins with a slot of the old frequency too, so no period is
-    exported twice or left out.
+    Secrets that are not named stay as `settings` has them, sealed. Where the frequency changes, the next slot is one
+    that begins with a slot of the old frequency too, so no period is exported twice or left out.
     """
     settings.check()
     async with transaction(pool) as connection:
-        job = await _locked(connection, organization_id, job_id)
+        job = await locked_job(connection, organization_id, job_id)
+        if secrets or settings.transport_settings != job.settings.transport_settings:
+            settings = _with_secrets(vault, organization_id, job_id, settings, secrets or {})
         if job.settings == settings:
             return job
         await _check_sites(connection, organization_id, settings.site_ids)
@@ -57,7 +74,7 @@ async def edit_job(pool: Pool, organization_id: int, job_id: int, settings: JobS
 async def pause_job(pool: Pool, organization_id: int, job_id: int) -> bool:
     """Skip the slots that begin from now on. Returns False where the job was paused already."""
     async with transaction(pool) as connection:
-        job = await _locked(connection, organization_id, job_id)
+        job = await locked_job(connection, organization_id, job_id)
         if job.paused_from is not None:
             return False
         # Paused and resumed at one reading of the platform's clock, and paused again: the same pause goes on.
@@ -76,7 +93,7 @@ async def pause_job(pool: Pool, organization_id: int, job_id: int) -> bool:
 async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> bool:
     """End a pause, and lift a stop that delivery made. Returns False where there was neither."""
     async with transaction(pool) as connection:
-        job = await _locked(connection, organization_id, job_id)
+        job = await locked_job(connection, organization_id, job_id)
         if job.state == "active":
             return False
         await connection.execute(
@@ -88,32 +105,49 @@ async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetim
             job_id,
             await platform_clock(connection) or job.starts_at,
         )
-        # A stop is dated by the clock of delivery's host, which may be ahead of ours: later than the stop, whatever.
-        await connection.execute(
-            """
-            UPDATE export_job SET resumed_at = GREATEST(
-                $3, (SELECT stopped_at + interval '1 microsecond' FROM export_job_progress
-                     WHERE organization_id = $1 AND job_id = $2))
-            WHERE job_id = $2
-            """,
-            organization_id,
-            job_id,
-            now,
-        )
+        await lift_stop(connection, organization_id, job_id, now)
         return True
+
+
+async def lift_stop(connection: Connection, organization_id: int, job_id: int, now: datetime) -> None:
+    """Lift a stop of delivery's, if there is one; the transaction holds the job."""
+    # A stop is dated by the clock of delivery's host, which may be ahead of ours: later than the stop, whatever.
+    await connection.execute(
+        """
+        UPDATE export_job SET resumed_at = GREATEST(
+            $3, (SELECT stopped_at + interval '1 microsecond' FROM export_job_progress
+                 WHERE organization_id = $1 AND job_id = $2))
+        WHERE job_id = $2
+        """,
+        organization_id,
+        job_id,
+        now,
+    )
 
 
 async def delete_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> Job:
     """End the job for good; its runs stay on record. Returns the job as it was."""
     async with transaction(pool) as connection:
-        job = await _locked(connection, organization_id, job_id)
+        job = await locked_job(connection, organization_id, job_id)
         await connection.execute("UPDATE export_job SET deleted_at = $2 WHERE job_id = $1", job_id, now)
         return job
 
 
-async def _locked(connection: Connection, organization_id: int, job_id: int) -> Job:
+async def locked_job(connection: Connection, organization_id: int, job_id: int) -> Job:
+    """Return the job and lock it until the transaction ends. Raises UserError where there is none."""
     await connection.execute("SELECT 1 FROM export_job WHERE job_id = $1 FOR UPDATE", job_id)
     return await find_job(connection, organization_id, job_id)
+
+
+def _with_secrets(
+    vault: Vault, organization_id: int, job_id: int, settings: JobSettings, changes: SecretChanges
+) -> JobSettings:
+    transport_settings = sealed_settings(vault, organization_id, job_id, settings.transport_settings, changes)
+    if settings.transport == "https":
+        check_https(vault, organization_id, job_id, transport_settings, changes)
+    else:
+        check_files(settings.transport, transport_settings, changes)
+    return replace(settings, transport_settings=transport_settings)
 
 
 async def _check_sites(connection: Connection, organization_id: int, site_ids: Sequence[int] | None) -> None:
@@ -142,8 +176,8 @@ async def _add_version(
         """
         INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data,
                                         frequency_minutes, resolution_minutes, site_ids, transport,
-                                        transport_settings, created_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12)
+                                        transport_settings, manifest, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12, $13)
         """,
         organization_id,
         job_id,
@@ -156,5 +190,6 @@ async def _add_version(
         None if settings.site_ids is None else list(settings.site_ids),
         settings.transport,
         json.dumps(dict(settings.transport_settings)),
+        settings.manifest,
         now,
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from services.api.catalog_queries import AnyConnection
 from services.core.parts import run_id
 
-RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped")
+RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped", "failed")
 
 
 class Run(NamedTuple):
@@ -32,6 +32,7 @@ class Run(NamedTuple):
     """Of the expected ones; None, as the next two: not frozen yet, or found to be empty among many at once."""
     intervals_expected: int | None
     silent_meter_count: int | None
+    resend_count: int
 
     @property
     def run_id(self) -> str:
@@ -50,6 +51,7 @@ class Part(NamedTuple):
     attempt_count: int
     next_attempt_at: datetime | None
     delivered_at: datetime | None
+    is_manifest: bool
 
 
 class Attempt(NamedTuple):
@@ -67,7 +69,8 @@ class Attempt(NamedTuple):
 _RUNS = """
     SELECT run.job_id, version.name, run.slot_start, run.slot_end, run.job_version, run.catalog_revision, run.state,
            run.part_count, run.row_count, run.byte_count, run.planned_at, run.frozen_at, run.finished_at,
-           run.is_forced, run.intervals_present, run.intervals_expected, run.silent_meter_count
+           run.is_forced, run.intervals_present, run.intervals_expected, run.silent_meter_count,
+           run.resend_count
     FROM export_run AS run
     JOIN export_job_version AS version
         ON version.organization_id = run.organization_id AND version.job_id = run.job_id
@@ -142,7 +145,8 @@ async def parts_of(connection: AnyConnection, organization_id: int, run: Run) ->
     """Return the run's parts in their order."""
     rows = await connection.fetch(
         """
-        SELECT part, row_count, byte_count, sha256, state, attempt_count, next_attempt_at, delivered_at
+        SELECT part, row_count, byte_count, sha256, state, attempt_count, next_attempt_at, delivered_at,
+               is_manifest
         FROM export_part WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3 ORDER BY part
         """,
         organization_id,

@@ -11,9 +11,12 @@ from services.cli import (
     job_connection,
     late_commands,
     meter_commands,
+    notification_commands,
     reading_commands,
     rejected_commands,
+    request_commands,
     run_commands,
+    secret_commands,
     setup_commands,
     window_commands,
     window_completeness,
@@ -81,6 +84,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+job_connection.app.registered_commands += request_commands.jobs.registered_commands
+run_commands.app.registered_commands += request_commands.runs.registered_commands
 app.add_typer(meter_commands.app, name="meters")
 app.add_typer(job_connection.app, name="jobs")  # of which job_commands is the other half
 app.add_typer(reading_commands.app, name="readings")
@@ -89,6 +94,8 @@ app.add_typer(ingest_commands.app, name="ingest")
 app.add_typer(rejected_commands.app, name="rejected")
 app.add_typer(windows.app, name="windows")
 app.add_typer(late_commands.app, name="late")
+app.add_typer(notification_commands.app, name="notifications")
+app.add_typer(secret_commands.app, name="secrets")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

@@ -7,10 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
-from services.api.file_settings import FILE_TRANSPORTS, destination_text, shown_settings
-from services.api.job_queries import Job, find_job, list_jobs
-from services.api.job_settings import JobSettings, NewJob, https_settings
+from services.api.file_settings import destination_text
+from services.api.job_queries import find_job, list_jobs
+from services.api.job_settings import TRANSPORTS, JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
+from services.cli.https_options import (
+    Access,
+    AuthOption,
+    ClientCertificateOption,
+    ManifestOption,
+    UsernameOption,
+    new_https,
+)
 from services.cli.job_destinations import (
     DirectoryOption,
     FileOptions,
@@ -19,15 +27,27 @@ from services.cli.job_destinations import (
     HostKeyOption,
     ImplicitOption,
     LineEndOption,
-    PasswordFileOption,
+    Server,
     SftpOption,
     changed_destination,
     destination_facts,
-    pem,
     tell_next_steps,
 )
+from services.cli.job_options import (
+    AllSitesOption,
+    CaFileOption,
+    FrequencyOption,
+    JobArgument,
+    NameOption,
+    ResolutionOption,
+    SiteOption,
+    TransportOption,
+    UrlOption,
+)
+from services.cli.job_texts import COLUMNS, job_json, job_row, sites_text, state_text
+from services.cli.secret_options import DropSecretOption, SecretOption, given_secrets
 from services.cli.session import Session, command, wall_clock
-from services.cli.show import Column, utc
+from services.cli.show import utc
 from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
 from services.core.times import parse_instant
 from services.platform.errors import UserError
@@ -36,49 +56,6 @@ from services.platform.postgres import transaction
 app = typer.Typer(no_args_is_help=True, help="Export jobs: what is sent, how often, and where to.")
 
 _DATABASE = ("organization", "database", "as_json")
-_PAIRS = "day: 15, 60; hour: 5, 15, 60; 15min: 1, 5, 15; 5min: 1, 5"
-_COLUMNS = (
-    Column("ID", number=True),
-    Column("Name"),
-    Column("Every", whole=True),
-    Column("Resolution", number=True),
-    Column("Sites"),
-    Column("To"),
-    Column("State", whole=True),
-)
-
-JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's id, as `jobs list` shows it.")]
-NameOption = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="For people; also in file names.", show_default=False)
-]
-FrequencyOption = Annotated[
-    str | None, typer.Option("--frequency", metavar="|".join(FREQUENCY_NAMES), help="How often.", show_default=False)
-]
-ResolutionOption = Annotated[
-    int | None,
-    typer.Option("--resolution", metavar="MINUTES", help=f"Of the rows. Allowed with {_PAIRS}.", show_default=False),
-]
-AllSitesOption = Annotated[bool, typer.Option("--all-sites", help="All sites, those to come too.")]
-SiteOption = Annotated[
-    list[str] | None,
-    typer.Option("--site", metavar="NAME_OR_ID", help="A site; give it again for more.", show_default=False),
-]
-TransportOption = Annotated[
-    str | None,
-    typer.Option("--transport", metavar="https|sftp|ftps", help="How it is sent; follows from the address."),
-]
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url", metavar="URL", help="Where to. Default: the receiver of the demo that is running.", show_default=False
-    ),
-]
-CaFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's.", show_default=False
-    ),
-]
 
 
 @command(app, "create", *_DATABASE)
@@ -96,11 +73,15 @@ async def create(
     sftp: SftpOption = None,
     ftps: FtpsOption = None,
     directory: DirectoryOption = None,
-    password_file: PasswordFileOption = None,
     host_key: HostKeyOption = None,
     implicit: ImplicitOption = False,
     line_end: LineEndOption = None,
     keep_formulas: FormulasOption = None,
+    auth: AuthOption = None,
+    username: UsernameOption = None,
+    client_certificate: ClientCertificateOption = None,
+    secret: SecretOption = None,
+    manifest: ManifestOption = None,
     start: Annotated[
         str | None,
         typer.Option("--start", metavar="TIME", help="First slot at or after this; the past is a backfill."),
@@ -123,33 +104,47 @@ async def create(
     if name is None or frequency is None or resolution is None or missing:
         raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
     starts_at = None if start is None else _time(start, "--start")
-    files = FileOptions(sftp, ftps, directory, password_file, host_key, implicit, line_end, keep_formulas, ca_file)
+    files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, ca_file)
     if files.transport is not None and url is not None:
         raise UserError("give one of --url, --sftp and --ftps")
-    if transport is not None and transport not in {"https", *FILE_TRANSPORTS}:
-        allowed = ", ".join(["https", *FILE_TRANSPORTS])
-        raise UserError(f"the transport {transport!r} is not known; allowed: {allowed}")
+    if transport is not None and transport not in TRANSPORTS:
+        raise UserError(f"the transport {transport!r} is not known; allowed: {', '.join(TRANSPORTS)}")
     if transport is not None and transport != (files.transport or "https"):
         raise UserError(f"--transport {transport} does not fit the address; leave it out, or give --{transport}")
-    name_of_transport = files.transport or "https"
-    destination = files.settings({}) if files.transport else _destination(session, url, ca_file, files)
+    given = given_secrets(secret)
+    access = Access(auth, username, client_certificate)
+    if files.transport is None:
+        files.refuse("an HTTPS receiver")
+        server = Server("https", _https_destination(session, url, ca_file, access), given.changes)
+    else:
+        access.refuse(f"an {files.transport.upper()} server")
+        server = files.server({}, files.transport, given.changes)
     async with session.pool() as pool:
         async with transaction(pool) as connection:
             organization = await session.organization(connection)
             chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
             known = await sites(connection, organization.organization_id)
-        settings = JobSettings(name, _frequency(frequency), resolution, chosen, name_of_transport, destination)
-        new = NewJob(organization.organization_id, settings, starts_at)
-        job = await create_job(pool, new, wall_clock().now())
+        settings = JobSettings(
+            name,
+            _frequency(frequency),
+            resolution,
+            chosen,
+            server.transport,
+            server.settings,
+            manifest=manifest or False,
+        )
+        new = NewJob(organization.organization_id, settings, starts_at, server.secrets)
+        job = await create_job(pool, new, wall_clock().now(), session.places.vault())
     first = first_slot(job.starts_at, settings.frequency_minutes)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"first_slot_start": first.start})
+        session.answer.json(job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
     session.answer.say(
-        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {_sites_text(job, known)}, "
-        f"to {destination.get('url') or destination_text(name_of_transport, destination)}. "
+        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {sites_text(job, known)}, "
+        f"to {server.settings.get('url') or destination_text(server.transport, server.settings)}. "
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
+    given.say_once(session.answer)
     tell_next_steps(session, job)
 
 
@@ -161,11 +156,11 @@ async def list_(session: Session) -> None:
         jobs = await list_jobs(connection, organization.organization_id)
         known = await sites(connection, organization.organization_id)
     if session.answer.as_json:
-        session.answer.json({"organization": organization.name, "jobs": [_job_json(job) for job in jobs]})
+        session.answer.json({"organization": organization.name, "jobs": [job_json(job) for job in jobs]})
     elif not jobs:
         session.answer.say(f"{organization.name} has no export jobs yet: `meterpost jobs create --help`")
     else:
-        session.answer.table(_COLUMNS, [_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
+        session.answer.table(COLUMNS, [job_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
 
 
 @command(app, "show", *_DATABASE)
@@ -177,14 +172,15 @@ async def show(session: Session, job_id: JobArgument) -> None:
         known = await sites(connection, organization.organization_id)
         clock = await platform_clock(connection)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"platform_clock": clock})
+        session.answer.json(job_json(job) | {"platform_clock": clock})
         return
     facts: list[tuple[str, object]] = [
         ("Job", f"{job.job_id} {job.settings.name}"),
-        ("State", _state_text(job)),
+        ("State", state_text(job)),
         ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
-        ("Sites", _sites_text(job, known)),
+        ("Sites", sites_text(job, known)),
         *destination_facts(job.settings),
+        ("Manifest", "after each run" if job.settings.manifest else "none"),
         ("Starts at", job.starts_at),
         ("Version", f"{job.version}, for slots from {utc(job.effective_from)}"),
         ("Next slot", job.next_slot_start or "not planned yet"),
@@ -208,11 +204,16 @@ async def edit(
     sftp: SftpOption = None,
     ftps: FtpsOption = None,
     directory: DirectoryOption = None,
-    password_file: PasswordFileOption = None,
     host_key: HostKeyOption = None,
     implicit: ImplicitOption = False,
     line_end: LineEndOption = None,
     keep_formulas: FormulasOption = None,
+    auth: AuthOption = None,
+    username: UsernameOption = None,
+    client_certificate: ClientCertificateOption = None,
+    secret: SecretOption = None,
+    drop_secret: DropSecretOption = None,
+    manifest: ManifestOption = None,
 ) -> None:
     """Change a job from its next slot on; what is not named stays as it is."""
     async with session.pool() as pool:
@@ -223,23 +224,30 @@ async def edit(
             chosen = old.site_ids
             if all_sites or site:
                 chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
-        files = FileOptions(sftp, ftps, directory, password_file, host_key, implicit, line_end, keep_formulas, ca_file)
-        transport, destination = changed_destination(old, files, url)
+        files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, ca_file)
+        access = Access(auth, username, client_certificate)
+        given = given_secrets(secret, drop_secret)
+        server = changed_destination(old, files, url, access, given.changes)
         settings = JobSettings(
             old.name if name is None else name,
             old.frequency_minutes if frequency is None else _frequency(frequency),
             resolution or old.resolution_minutes,
             chosen,
-            transport,
-            destination,
+            server.transport,
+            server.settings,
+            old.data,
+            old.manifest if manifest is None else manifest,
         )
-        job = await edit_job(pool, organization.organization_id, job_id, settings, wall_clock().now())
+        now, vault = wall_clock().now(), session.places.vault()
+        key = organization.organization_id, job_id
+        job = await edit_job(pool, *key, settings, now, secrets=server.secrets, vault=vault)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": job.version != before.version})
+        session.answer.json(job_json(job) | {"changed": job.version != before.version} | given.shown_once())
     elif job.version == before.version:
         session.answer.say(f"Nothing changed: job {job_id} is like that already.")
     else:
         session.answer.say(f"Changed job {job_id} for the slots from {utc(job.effective_from)} on.")
+        given.say_once(session.answer)
 
 
 @command(app, "pause", *_DATABASE)
@@ -250,7 +258,7 @@ async def pause(session: Session, job_id: JobArgument) -> None:
         changed = await pause_job(pool, organization_id, job_id)
         job = await find_job(pool, organization_id, job_id)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": changed})
+        session.answer.json(job_json(job) | {"changed": changed})
     else:
         done = f"Paused job {job_id}" if changed else f"Nothing changed: job {job_id} is paused already"
         session.answer.say(f"{done}; slots from {utc(job.paused_from)} on are skipped.")
@@ -264,7 +272,7 @@ async def resume(session: Session, job_id: JobArgument) -> None:
         changed = await resume_job(pool, organization_id, job_id, wall_clock().now())
         job = await find_job(pool, organization_id, job_id)
     if session.answer.as_json:
-        session.answer.json(_job_json(job) | {"changed": changed})
+        session.answer.json(job_json(job) | {"changed": changed})
     else:
         session.answer.say(f"Resumed job {job_id}." if changed else f"Nothing changed: job {job_id} is active already.")
 
@@ -316,10 +324,9 @@ def _frequency(name: str) -> int:
     return minutes
 
 
-def _destination(session: Session, url: str | None, ca_file: Path | None, files: FileOptions) -> dict[str, Any]:
-    files.refuse("an HTTPS receiver")
+def _https_destination(session: Session, url: str | None, ca_file: Path | None, access: Access) -> dict[str, Any]:
     if url is not None:
-        return https_settings(url, None if ca_file is None else pem(ca_file))
+        return new_https(url, ca_file, access)
     demo = session.places.demo_receiver()
     if demo is None:
         raise UserError(
@@ -327,7 +334,7 @@ def _destination(session: Session, url: str | None, ca_file: Path | None, files:
             "(no demo with a receiver of its own is running here)"
         )
     session.answer.note(f"without --url it goes to the demo's receiver: {demo.url} (its CA: {demo.ca_file})")
-    return https_settings(demo.url, pem(ca_file or demo.ca_file))
+    return new_https(demo.url, ca_file or demo.ca_file, access)
 
 
 def _time(text: str, option: str) -> datetime:
@@ -335,57 +342,3 @@ def _time(text: str, option: str) -> datetime:
         return parse_instant(text)
     except ValueError as error:
         raise UserError(f"{option}: {error}") from None
-
-
-def _job_json(job: Job) -> dict[str, Any]:
-    settings = job.settings
-    return {
-        "job_id": job.job_id,
-        "name": settings.name,
-        "state": job.state,
-        "data": settings.data,
-        "frequency": frequency_name(settings.frequency_minutes),
-        "resolution_minutes": settings.resolution_minutes,
-        "site_ids": settings.site_ids,
-        "transport": settings.transport,
-        "transport_settings": shown_settings(settings.transport_settings),
-        "starts_at": job.starts_at,
-        "version": job.version,
-        "effective_from": job.effective_from,
-        "paused_from": job.paused_from,
-        "stopped_at": job.stopped_at,
-        "stopped_reason": job.stopped_reason,
-        "stopped_detail": job.stopped_detail,
-        "next_slot_start": job.next_slot_start,
-        "created_at": job.created_at,
-    }
-
-
-def _row(job: Job, known: list[Site]) -> tuple[object, ...]:
-    settings = job.settings
-    return (
-        str(job.job_id),
-        settings.name,
-        frequency_name(settings.frequency_minutes),
-        f"{settings.resolution_minutes} min",
-        _sites_text(job, known),
-        destination_text(settings.transport, settings.transport_settings),
-        job.state,
-    )
-
-
-def _sites_text(job: Job, known: list[Site]) -> str:
-    if job.settings.site_ids is None:
-        return "all sites"
-    names = [one.name for one in known if one.site_id in job.settings.site_ids]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _state_text(job: Job) -> str:
-    if job.paused_from is not None:
-        return f"paused from {utc(job.paused_from)} on"
-    if job.stopped_at is not None:
-        return (
-            f"stopped at {utc(job.stopped_at)}: {job.stopped_detail} ({job.stopped_reason}; once mended: `jobs resume`)"
-        )
-    return "active"

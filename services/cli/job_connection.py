@@ -1,6 +1,5 @@
 """`meterpost jobs test` and `jobs host-key`: does the connection to a job's server work, and whom to trust."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from services.api.file_settings import approve, withdraw
 from services.api.job_queries import Job, find_job
 from services.api.job_store import edit_job
 from services.cli import job_commands
+from services.cli.job_options import JobArgument
 from services.cli.session import Session, command, wall_clock
 from services.core.file_transfer import fingerprint
 from services.platform.errors import UserError
@@ -25,7 +25,7 @@ _TOTAL = timedelta(seconds=30)
 
 
 @command(job_commands.app, "test", *_DATABASE)
-async def test(session: Session, job_id: job_commands.JobArgument) -> None:
+async def test(session: Session, job_id: JobArgument) -> None:
     """Try the connection to a job's server, step by step, from this machine.
 
     SFTP and FTPS: a small file is written, renamed and removed. HTTPS: nothing is posted, because a receiver would take
@@ -34,7 +34,7 @@ async def test(session: Session, job_id: job_commands.JobArgument) -> None:
     async with session.pool() as pool:
         job = await _job(session, pool, job_id)
     steps = []
-    async for step in _steps(session, job.settings.transport, job.settings.transport_settings):
+    async for step in _steps(session, job):
         steps.append(step)
         if not session.answer.as_json:
             session.answer.say(f"{'ok    ' if step.passed else 'FAILED'}  {step.name}: {step.sentence}")
@@ -51,7 +51,7 @@ async def test(session: Session, job_id: job_commands.JobArgument) -> None:
 @command(job_commands.app, "host-key", *_DATABASE)
 async def host_key(
     session: Session,
-    job_id: job_commands.JobArgument,
+    job_id: JobArgument,
     *,
     approve_: Annotated[
         str | None,
@@ -72,7 +72,7 @@ async def host_key(
                 f"job {job_id} sends over {job.settings.transport.upper()}: only SFTP servers have host keys"
             )
         settings = job.settings.transport_settings
-        shown = await _shown_key(session, settings)
+        shown = await _shown_key(session, job)
         if approve_ is not None:
             if not shown or fingerprint(shown) != approve_:
                 there = fingerprint(shown) if shown else "none that is not approved already"
@@ -102,9 +102,9 @@ async def _job(session: Session, pool: Pool, job_id: int) -> Job:
         return await find_job(connection, organization.organization_id, job_id)
 
 
-async def _shown_key(session: Session, settings: Mapping[str, Any]) -> str:
+async def _shown_key(session: Session, job: Job) -> str:
     """Return the key that the server shows and that is not approved; empty: it shows an approved one."""
-    async for step in _steps(session, "sftp", settings):
+    async for step in _steps(session, job):
         if step.name == "trust":
             if not step.passed and not step.host_key:
                 raise UserError(f"the server's key cannot be seen: {step.sentence}")
@@ -114,15 +114,18 @@ async def _shown_key(session: Session, settings: Mapping[str, Any]) -> str:
     return ""
 
 
-async def _steps(session: Session, name: str, settings: Mapping[str, Any]) -> Any:
+async def _steps(session: Session, job: Job) -> Any:
     # Only here, because these imports would cost every other command a fifth of a second.
+    from services.delivery.model import JobKey  # noqa: PLC0415
     from services.delivery.transports import TRANSPORTS  # noqa: PLC0415
     from services.delivery.transports.base import Deadlines, Means  # noqa: PLC0415
+    from services.delivery.unsealing import Discreet, unseal  # noqa: PLC0415
 
+    unsealed = unseal(session.places.vault(), JobKey(job.organization_id, job.job_id), job.settings.transport_settings)
     outbound = Outbound(parse_networks(session.places.allowed_destinations()))
-    transport = TRANSPORTS[name](Means(Deadlines(_CONNECT, _TOTAL), wall_clock(), outbound))
+    transport = TRANSPORTS[job.settings.transport](Means(Deadlines(_CONNECT, _TOTAL), wall_clock(), outbound))
     try:
-        async for step in transport.destination(settings).check():
+        async for step in Discreet(transport, unsealed).check():
             yield step
     finally:
         await transport.aclose()

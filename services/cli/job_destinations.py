@@ -1,6 +1,5 @@
 """Where a job sends to, as options of a command and as people are shown it. Secrets come from files and go nowhere."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -9,17 +8,19 @@ import typer
 
 from services.api.file_settings import (
     approve,
-    check_file_settings,
     destination_text,
-    new_key_settings,
+    new_private_key,
     parse_account,
-    password_settings,
+    public_half,
 )
 from services.api.job_queries import Job
-from services.api.job_settings import JobSettings, https_settings
+from services.api.job_secrets import SecretChanges
+from services.api.job_settings import JobSettings
+from services.cli.https_options import Access, changed_https, read_pem
 from services.cli.session import Session
 from services.core.csv_records import LINE_ENDS
-from services.core.file_transfer import SECRETS, fingerprint
+from services.core.file_transfer import fingerprint
+from services.core.transport_secrets import SEALED, public_settings
 from services.platform.errors import UserError
 
 _FILES = "CSV over SFTP or FTPS"
@@ -38,15 +39,6 @@ DirectoryOption = Annotated[
         "--directory",
         metavar="FOLDER",
         help="On the server. Default: where it logs in.",
-        rich_help_panel=_FILES,
-    ),
-]
-PasswordFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--password-file",
-        metavar="FILE",
-        help="Its first line is the password; - reads standard input. SFTP without one: by a key made for the job.",
         rich_help_panel=_FILES,
     ),
 ]
@@ -83,7 +75,6 @@ class FileOptions(NamedTuple):
     sftp: str | None
     ftps: str | None
     directory: str | None
-    password_file: Path | None
     host_key_file: Path | None
     implicit: bool
     line_end: str | None
@@ -107,29 +98,26 @@ class FileOptions(NamedTuple):
         if self.any_given:
             raise UserError(f"{what} takes none of the options of {_FILES}: they need --sftp or --ftps")
 
-    def settings(self, before: Mapping[str, Any], transport: str | None = None) -> dict[str, Any]:
-        """Return a job's transport settings: those of `before`, changed by what was given. Raises UserError."""
-        transport = self.transport or transport or "sftp"
+    def server(self, before: Mapping[str, Any], transport: str, given: SecretChanges) -> "Server":
+        """Return a job's server: that of `before`, changed by what was given. Raises UserError."""
         settings = dict(before)
+        secrets = dict(given)
         address = self.sftp or self.ftps
         if address is not None:
             settings = {name: value for name, value in settings.items() if name != "port"} | parse_account(address)
         if self.directory is not None:
             settings["directory"] = self.directory
         if self.line_end is not None:
+            if self.line_end not in LINE_ENDS:
+                raise UserError(f"--line-end must be one of: {', '.join(LINE_ENDS)}")
             settings["line_end"] = self.line_end
         if self.keep_formulas is not None:
             settings["defuse_formulas"] = not self.keep_formulas
-        if self.password_file is not None:
-            settings.pop("public_key", None)
-            settings |= password_settings(_first_line(self.password_file))
-        elif SECRETS not in settings:
-            if transport == "ftps":
-                raise UserError("FTPS needs --password-file: the file's first line is the password")
-            settings |= new_key_settings()
-        settings = self._trust(settings, transport)
-        check_file_settings(transport, settings)
-        return settings
+        if transport == "sftp":
+            _log_in(settings, secrets)
+        elif not secrets and not settings.get(SEALED):
+            raise UserError("FTPS needs a password: --secret password=file:FILE, or password=prompt")
+        return Server(transport, self._trust(settings, transport), secrets)
 
     def _trust(self, settings: dict[str, Any], transport: str) -> dict[str, Any]:
         if transport == "sftp":
@@ -143,36 +131,56 @@ class FileOptions(NamedTuple):
         if self.implicit:
             settings["tls"] = "implicit"
         if self.ca_file is not None:
-            settings["ca_pem"] = pem(self.ca_file)
+            settings["ca_pem"] = read_pem(self.ca_file)
         return settings
 
 
-def changed_destination(old: JobSettings, files: FileOptions, url: str | None) -> tuple[str, Mapping[str, Any]]:
-    """Return transport and settings of a job that is edited. Raises UserError."""
+class Server(NamedTuple):
+    """Where a job sends to, and the secrets that change with it."""
+
+    transport: str
+    settings: Mapping[str, Any]
+    secrets: SecretChanges
+
+
+def _log_in(settings: dict[str, Any], secrets: dict[str, str | None]) -> None:
+    """Complete how an SFTP job logs in: what is new takes the place of what was; without anything a key is made."""
+    sealed = settings.get(SEALED, {})
+    if secrets.get("password") is not None:
+        settings.pop("public_key", None)
+        replaced = "private_key"
+    elif secrets.get("private_key") is None and sealed:
+        return
+    else:
+        private_key = secrets.get("private_key") or new_private_key()
+        settings["public_key"], secrets["private_key"] = public_half(private_key), private_key
+        replaced = "password"
+    if replaced in sealed:
+        secrets[replaced] = None
+
+
+def changed_destination(
+    old: JobSettings, files: FileOptions, url: str | None, access: Access, given: SecretChanges
+) -> Server:
+    """Return the server of a job that is edited. Raises UserError."""
     before = old.transport_settings
-    if url is not None:
-        files.refuse("an HTTPS receiver")
-        kept = before.get("ca_pem") if old.transport == "https" else None
-        return "https", https_settings(url, pem(files.ca_file) if files.ca_file is not None else kept)
-    transport = files.transport or old.transport
-    if transport != old.transport:
-        return transport, files.settings({})
+    transport = "https" if url is not None else files.transport or old.transport
+    kept = before if transport == old.transport else {}
     if transport == "https":
         files.refuse("an HTTPS receiver")
-        if files.ca_file is None:
-            return transport, before
-        return transport, https_settings(str(before["url"]), pem(files.ca_file))
-    if not files.any_given and files.ca_file is None:
-        return transport, before
-    return transport, files.settings(before, transport)
+        return Server(transport, changed_https(kept, url, files.ca_file, access), given)
+    access.refuse(f"an {transport.upper()} server")
+    if not files.any_given and files.ca_file is None and not given:
+        return Server(transport, before, {})
+    return files.server(kept, transport, given)
 
 
 def destination_facts(settings: JobSettings) -> list[tuple[str, object]]:
     """Return what is to be said of where a job sends to, without what is secret."""
-    found = settings.transport_settings
+    found = public_settings(settings.transport_settings)
     own_ca = "the certificates given with --ca-file" if "ca_pem" in found else "the system's certificates"
     if settings.transport == "https":
-        return [("To", found.get("url")), ("Trusts", own_ca)]
+        return [("To", found.get("url")), ("Trusts", own_ca), ("Shows", _shown_text(found))]
     facts: list[tuple[str, object]] = [("To", destination_text(settings.transport, found))]
     if settings.transport == "ftps":
         facts += [("TLS", found.get("tls", "explicit")), ("Trusts", own_ca)]
@@ -183,6 +191,14 @@ def destination_facts(settings: JobSettings) -> list[tuple[str, object]]:
     formulas = "defused" if found.get("defuse_formulas", True) else "kept"
     facts.append(("Files", f"CSV, lines end with {found.get('line_end', 'lf')}, formulas {formulas}"))
     return facts
+
+
+def _shown_text(settings: Mapping[str, Any]) -> str:
+    """Return who we show to be: the way, the user name, and which secrets are set."""
+    parts = [str(settings.get("auth", "no authentication"))]
+    parts += [f"user {settings['username']}"] if "username" in settings else []
+    parts += ["a client certificate"] if "client_certificate" in settings else []
+    return ", ".join([*parts, *(f"{name} (set)" for name in settings.get("secrets", ()))])
 
 
 _APPROVE = "see `meterpost jobs host-key`"
@@ -201,27 +217,10 @@ def tell_next_steps(session: Session, job: Job) -> None:
         session.answer.say(f"Then try the connection: `meterpost jobs test {job.job_id}`.")
 
 
-def pem(file: Path) -> str:
-    """Return the text of a file of certificates. Raises UserError."""
-    try:
-        return file.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        raise UserError(
-            f"the CA file {file} is not PEM text; its text begins with -----BEGIN CERTIFICATE-----"
-        ) from None
-    except OSError as error:
-        raise UserError(f"the CA file {file} cannot be read: {error.strerror}") from None
-
-
-def _first_line(file: Path) -> str:
-    text = sys.stdin.readline() if str(file) == "-" else "\n".join(_lines(file, keep_blank=True))
-    return text.split("\n")[0].rstrip("\r")
-
-
-def _lines(file: Path, *, keep_blank: bool = False) -> list[str]:
+def _lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(f"{file} cannot be read: {reason}") from None
-    return [line for line in lines if keep_blank or (line.strip() and not line.lstrip().startswith("#"))]
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]

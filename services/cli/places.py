@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.platform.errors import UserError
+from services.platform.secrets import SecretSettings, Vault
+from services.platform.settings import load
 
 DATA_FOLDER_VARIABLE = "METERPOST_DATA_FOLDER"
 DATABASE_VARIABLE = "METERPOST_DATABASE_URL"
@@ -60,6 +62,16 @@ class Places:
         if not place.address.startswith(("postgresql://", "postgres://")):
             raise UserError(f"the database's URL from {place.told_by} must begin with postgresql://")
         return place
+
+    def vault(self) -> Vault:
+        """Return the keys that seal secrets: those of the environment, or of a demo. Without any it seals nothing."""
+        settings = load(SecretSettings)
+        if settings.secret_keys is None and settings.secret_keys_file is None:
+            file = self._endpoints_file()
+            told = _read(file).get("secret_keys_file") if file else None
+            if isinstance(told, str):
+                settings = settings.model_copy(update={"secret_keys_file": Path(told)})
+        return settings.vault()
 
     def demo_receiver(self) -> Receiver | None:
         """Return the HTTPS receiver of the demo that is running, if one is."""

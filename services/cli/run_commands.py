@@ -116,7 +116,8 @@ async def show(
         return
     session.answer.say(
         f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {job_id} "
-        f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts."
+        f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts"
+        f"{f', sent again {found.resend_count} times' if found.resend_count else ''}."
     )
     if found.intervals_expected is not None:
         session.answer.say(
@@ -131,7 +132,7 @@ async def show(
     if parts:
         rows = [
             (
-                part.part,
+                "manifest" if part.is_manifest else str(part.part),
                 part.state,
                 part.row_count,
                 part.byte_count,

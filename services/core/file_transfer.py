@@ -1,7 +1,7 @@
-"""What a job says of the server that takes its files: SFTP and FTPS settings, from the stored form and checked.
+"""What a job says of the server that takes its files: SFTP and FTPS settings, opened, from the stored form and checked.
 
-Passwords and private keys stand under `secrets` and nowhere else, so that the rest can be shown. Every mistake is a
-ValueError with a sentence for people, which never repeats a secret.
+Opened: passwords and private keys stand in the clear beside the rest (see services.core.transport_secrets). Every
+mistake is a ValueError with a sentence for people, which never repeats a secret.
 """
 
 import base64
@@ -21,7 +21,6 @@ EXPLICIT_PORT = 21
 IMPLICIT_PORT = 990
 MAX_HOST_KEYS = 10
 MAX_TEXT = 1_000
-SECRETS = "secrets"
 
 HOST_KEY_TYPES = (
     "ssh-ed25519",
@@ -204,10 +203,7 @@ class _Settings:
         return str(value)
 
     def secrets(self, *names: str) -> dict[str, str]:
-        found = self._settings.get(SECRETS, {})
-        if not isinstance(found, Mapping) or any(not isinstance(found.get(name, ""), str) for name in names):
-            raise ValueError(f'"{SECRETS}" must hold texts under: {", ".join(names)}')
-        return {name: found[name] for name in names if found.get(name)}
+        return {name: text for name in names if (text := self.optional_text(name))}
 
     def _host(self) -> str:
         host = self.text("host")

@@ -136,6 +136,11 @@ def part_id(installation_id: str, job_id: int, slot_start: datetime, part: int) 
     return f"{installation_id}-{run_id(job_id, slot_start)}-part{part}"
 
 
+def manifest_id(installation_id: str, job_id: int, slot_start: datetime) -> str:
+    """Return the id of a run's manifest, the same on every attempt."""
+    return f"{installation_id}-{run_id(job_id, slot_start)}-manifest"
+
+
 def slug(name: str) -> str:
     """Return `name` reduced to letters, digits and dashes, at most 60 characters; `job` when nothing is left."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60].strip("-") or "job"
@@ -145,5 +150,14 @@ def file_stem(
     job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime, part: int, parts: int
 ) -> str:
     """Return the part's file name without its ending."""
+    return f"{_run_stem(job_id, job_name, data, slot_start, slot_end)}_{part}of{parts}"
+
+
+def manifest_file_name(job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime) -> str:
+    """Return the name of the run's manifest as a file."""
+    return f"{_run_stem(job_id, job_name, data, slot_start, slot_end)}_manifest.json"
+
+
+def _run_stem(job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime) -> str:
     period = f"{compact_time(slot_start)}_{compact_time(slot_end)}"
-    return f"{job_id}-{slug(job_name)}_{data}_{period}_{part}of{parts}"
+    return f"{job_id}-{slug(job_name)}_{data}_{period}"

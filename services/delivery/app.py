@@ -5,9 +5,16 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.core.retry import RetryPolicy
+from services.delivery.circuits import Circuits
 from services.delivery.dispatcher import Dispatcher
 from services.delivery.doorbell import listen
+from services.delivery.job_health import HealthRules
 from services.delivery.job_store import JobStore
+from services.delivery.mailing import Mailer
+from services.delivery.notice_posting import Poster
+from services.delivery.notifier import Notifier
+from services.delivery.request_store import RequestStore
+from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
 from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
@@ -44,22 +51,35 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         pool = await patience.postgres(lambda: connect_pool(url, max_size=settings.database_connections))
     except Unavailable:
         return
-    stores = Stores(JobStore(pool, name, settings.instance), RunStore(pool), RowStore(pool))
+    rules = HealthRules(
+        timedelta(hours=settings.retry_window_hours),
+        timedelta(minutes=settings.failing_minutes),
+        settings.failed_runs,
+    )
+    stores = Stores(JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool))
     try:
         installation_id = await patience.postgres(stores.runs.installation_id)
     except Unavailable:
         pool.terminate()
         return
     deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
-    transport = TRANSPORTS[name](Means(deadlines, clock, settings.outbound()))
+    means = Means(deadlines, clock, settings.outbound())
+    transport = TRANSPORTS[name](means)
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
+    poster = Poster(pool, settings.vault(), means)
+    notifier = Notifier(pool, Mailer(settings), poster, installation_id, clock)
+    notifying = asyncio.create_task(notifier.run(patience))
     health.started()
     try:
         await dispatcher.run(finish_seconds=max(1.0, settings.shutdown_deadline_seconds - CLOSING_SECONDS))
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        # A notice that is on its way is recorded, lest it is sent again.
+        await asyncio.wait({notifying}, timeout=CLOSING_SECONDS / 3)
+        for task in (listening, notifying):
+            task.cancel()
+        await asyncio.gather(listening, notifying, return_exceptions=True)
+        await poster.aclose()
         await transport.aclose()
         pool.terminate()
 
@@ -80,6 +100,7 @@ def build(
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )
+    circuits = Circuits()
     worker = Worker(
         name,
         transport,
@@ -89,6 +110,9 @@ def build(
         limits=Limits(settings.slice_seconds, lease, settings.planned_runs),
         clock=clock,
         patience=patience,
+        requests=Requests(RequestStore(pool), stores.jobs, stores.rows, clock, settings.planned_runs),
+        circuits=circuits,
+        vault=settings.vault(),
     )
     return Dispatcher(
         stores.jobs,
@@ -100,4 +124,5 @@ def build(
         look_seconds=settings.look_seconds,
         clock=clock,
         patience=patience,
+        circuits=circuits,
     )

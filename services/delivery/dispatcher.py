@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from services.delivery.circuits import Circuits
 from services.delivery.job_store import JobStore, Release
 from services.delivery.model import Claim
 from services.delivery.worker import Worker
@@ -38,7 +39,9 @@ class Dispatcher:
         look_seconds: float,
         clock: Clock,
         patience: Patience,
+        circuits: Circuits,
     ) -> None:
+        self._circuits = circuits
         self._jobs = jobs
         self._worker = worker
         self._transport = transport
@@ -79,7 +82,10 @@ class Dispatcher:
                 self._last_housekeeping = time.monotonic()
         await self._jobs.wake(now)
         while len(self._tasks) < self._concurrency and not self._patience.stopping.is_set():
-            busy = [address for address, count in self._at_work.items() if count >= self._destination_concurrency]
+            usually = self._destination_concurrency
+            busy = [
+                address for address, count in self._at_work.items() if count >= self._circuits.at_once(address, usually)
+            ]
             claim = await self._jobs.claim(self._clock.now(), self._lease, busy)
             if claim is None:
                 return

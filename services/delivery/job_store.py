@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
-from services.delivery.model import Claim, Job, JobKey, Pause, Version
+from services.delivery.health_store import hold, stop_held, stop_occasion
+from services.delivery.job_health import HealthRules
+from services.delivery.model import Claim, Job, JobKey, Pause, Request, Version
 from services.delivery.planning import Plan
 from services.platform.errors import Superseded
 from services.platform.postgres import Connection, Pool, transaction
@@ -31,11 +33,30 @@ WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
 
 # Stopped jobs that somebody resumed since.
 _WAKE_RESUMED = """
-UPDATE export_job_progress p
-SET next_attempt_at = $2, stopped_at = NULL, stopped_reason = NULL, stopped_detail = NULL
+WITH woken AS (
+    UPDATE export_job_progress p
+    SET next_attempt_at = $2, stopped_at = NULL, stopped_reason = NULL, stopped_detail = NULL,
+        failing_since = NULL, failed_run_count = 0, told = CASE told WHEN 'paused' THEN 'failing' ELSE told END
+    FROM (SELECT r.organization_id, r.job_id
+          FROM export_job_progress r JOIN export_job j ON j.job_id = r.job_id AND j.resumed_at > r.stopped_at
+          WHERE r.transport = $1 AND r.stopped_at IS NOT NULL
+          FOR UPDATE OF r SKIP LOCKED) d
+    WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
+    RETURNING p.organization_id, p.job_id)
+UPDATE export_part t SET failed_in_a_row = 0, next_attempt_at = NULL
+FROM woken
+WHERE t.organization_id = woken.organization_id AND t.job_id = woken.job_id AND t.state = 'waiting'
+"""
+
+# Jobs of which somebody asked something since; one that is being worked on hears of it when it is released.
+_WAKE_REQUESTED = """
+UPDATE export_job_progress p SET next_attempt_at = $2
 FROM (SELECT r.organization_id, r.job_id
-      FROM export_job_progress r JOIN export_job j ON j.job_id = r.job_id AND j.resumed_at > r.stopped_at
-      WHERE r.transport = $1 AND r.stopped_at IS NOT NULL
+      FROM export_job_progress r
+      JOIN (SELECT organization_id, job_id, max(request_id) AS request_id FROM export_request GROUP BY 1, 2) q
+        ON q.organization_id = r.organization_id AND q.job_id = r.job_id AND q.request_id > r.seen_request
+      WHERE r.transport = $1 AND r.stopped_at IS NULL AND r.lease_owner IS NULL AND r.next_slot_end IS NOT NULL
+        AND (r.next_attempt_at IS NULL OR r.next_attempt_at > $2)
       FOR UPDATE OF r SKIP LOCKED) d
 WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
 """
@@ -95,15 +116,6 @@ SET lease_owner = NULL, lease_until = NULL, transport = $4, destination = $5,
 WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
 """
 
-# Not before the last resume, which another clock may have dated: it must not lift a stop that came after it.
-_STOP = """
-UPDATE export_job_progress
-SET lease_owner = NULL, lease_until = NULL, next_attempt_at = NULL,
-    stopped_at = GREATEST($3, (SELECT resumed_at FROM export_job WHERE job_id = $2)),
-    stopped_reason = $4, stopped_detail = $5
-WHERE organization_id = $1 AND job_id = $2
-"""
-
 _RETIRE = """
 UPDATE export_job_progress
 SET lease_owner = NULL, lease_until = NULL, next_attempt_at = NULL, next_slot_end = NULL
@@ -112,7 +124,7 @@ WHERE organization_id = $1 AND job_id = $2 AND epoch = $3
 
 _VERSIONS = """
 SELECT organization_id, job_id, version, effective_from, name, data, frequency_minutes, resolution_minutes, site_ids,
-       transport, transport_settings
+       transport, transport_settings, manifest
 FROM export_job_version JOIN unnest($1::integer[], $2::integer[]) AS k (organization_id, job_id)
   USING (organization_id, job_id)
 ORDER BY organization_id, job_id, version
@@ -121,6 +133,14 @@ ORDER BY organization_id, job_id, version
 _COUNT_UNFINISHED = """
 SELECT count(*) FROM (SELECT FROM export_run
                       WHERE organization_id = $1 AND job_id = $2 AND state IN ('planned', 'frozen') LIMIT $3) r
+"""
+
+
+_REQUESTS = """
+SELECT q.request_id, q.kind, q.slot_start, q.range_start, q.range_end, a.planned_until
+FROM export_request q LEFT JOIN export_request_result a USING (organization_id, job_id, request_id)
+WHERE q.organization_id = $1 AND q.job_id = $2 AND q.request_id > $3
+ORDER BY q.request_id
 """
 
 
@@ -148,27 +168,12 @@ class Release(NamedTuple):
     destination: str
 
 
-async def hold(connection: Connection, claim: Claim) -> None:
-    """Lock the job until the transaction ends. Raises Superseded where somebody else has claimed it since."""
-    found = await connection.fetchval(
-        "SELECT true FROM export_job_progress WHERE organization_id = $1 AND job_id = $2 AND epoch = $3 FOR UPDATE",
-        *claim.job,
-        claim.epoch,
-    )
-    if found is None:
-        raise Superseded(f"job {claim.job.job_id} is worked on by somebody else; epoch {claim.epoch} is over")
-
-
-async def stop_held(connection: Connection, job: JobKey, at: datetime, reason: str, detail: str) -> None:
-    """Stop a job that the transaction holds: nothing is sent until it is resumed."""
-    await connection.execute(_STOP, *job, at, reason, detail)
-
-
 class JobStore:
     """Jobs of one transport. Every method raises Unavailable while PostgreSQL is away."""
 
-    def __init__(self, pool: Pool, transport: str, instance: str) -> None:
+    def __init__(self, pool: Pool, transport: str, instance: str, rules: HealthRules | None = None) -> None:
         self._pool = pool
+        self._rules = rules or HealthRules()
         self._transport = transport
         self._instance = instance
 
@@ -179,9 +184,10 @@ class JobStore:
             await connection.execute(_WAKE_RESUMED, self._transport, now)
 
     async def wake_edited(self, now: datetime) -> None:
-        """Make due the jobs that got a version since they were last looked at."""
+        """Make due the jobs that got a version or a request since they were last looked at."""
         async with transaction(self._pool) as connection:
             await connection.execute(_WAKE_EDITED, self._transport, now)
+            await connection.execute(_WAKE_REQUESTED, self._transport, now)
 
     async def take_back(self, now: datetime) -> None:
         """Make due what an earlier process of the same name still holds; its results are refused from now on."""
@@ -251,8 +257,9 @@ class JobStore:
     async def stop(self, claim: Claim, at: datetime, reason: str, detail: str) -> None:
         """Stop the job until it is resumed. Raises Superseded."""
         async with transaction(self._pool) as connection:
-            await hold(connection, claim)
-            await stop_held(connection, claim.job, at, reason, detail)
+            health = await hold(connection, claim)
+            occasion = stop_occasion(at, reason, detail, health)
+            await stop_held(connection, claim.job, health, occasion, self._rules)
 
     async def retire(self, claim: Claim) -> None:
         """Note that the job has been deleted: it is never due again."""
@@ -264,7 +271,7 @@ class JobStore:
         key = claim.job
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(
-                "SELECT j.deleted_at, p.next_slot_start, p.seen_version "
+                "SELECT j.deleted_at, p.next_slot_start, p.seen_version, p.seen_request "
                 "FROM export_job_progress p JOIN export_job j USING (job_id) "
                 "WHERE p.organization_id = $1 AND p.job_id = $2 AND p.epoch = $3",
                 *key,
@@ -280,6 +287,7 @@ class JobStore:
             )
             closed = await connection.fetch("SELECT resolution_minutes, closed_until FROM window_closed")
             unfinished = await connection.fetchval(_COUNT_UNFINISHED, *key, MAX_COUNTED)
+            requests = await connection.fetch(_REQUESTS, *key, row["seen_request"])
         return Job(
             key,
             is_deleted=row["deleted_at"] is not None,
@@ -289,6 +297,7 @@ class JobStore:
             pauses=[Pause(*pause) for pause in pauses],
             closed_until={row["resolution_minutes"]: row["closed_until"] for row in closed},
             unfinished_runs=unfinished,
+            requests=[Request(*request) for request in requests],
         )
 
 
@@ -311,4 +320,5 @@ def _version_from_row(row: asyncpg.Record) -> Version:
         site_ids=None if row["site_ids"] is None else tuple(row["site_ids"]),
         transport=row["transport"],
         settings=msgspec.json.decode(row["transport_settings"], type=dict[str, Any]),
+        has_manifest=row["manifest"],
     )

@@ -37,6 +37,8 @@ class Version(NamedTuple):
     site_ids: tuple[int, ...] | None
     transport: str
     settings: Mapping[str, Any]
+    """Secret ones sealed."""
+    has_manifest: bool = False
 
 
 class Pause(NamedTuple):
@@ -59,6 +61,8 @@ class Job(NamedTuple):
     closed_until: Mapping[int, datetime]
     """Up to which start all windows are closed, by resolution in minutes."""
     unfinished_runs: int
+    requests: Sequence["Request"] = ()
+    """What somebody asked for and was not done yet, in the order of asking."""
 
     def version(self, number: int) -> Version:
         """Return the version that a run has pinned."""
@@ -72,6 +76,18 @@ class Job(NamedTuple):
         return [version for version in self.versions if version.transport == transport][-1]
 
 
+class Request(NamedTuple):
+    """What somebody asked of a job beside its schedule; see export_request for what each kind means."""
+
+    request_id: int
+    kind: str
+    slot_start: datetime | None
+    range_start: datetime | None
+    range_end: datetime | None
+    planned_until: datetime | None
+    """A backfill has planned everything before this."""
+
+
 class Run(NamedTuple):
     """An unfinished run of a job; not frozen: its parts are not known yet."""
 
@@ -81,6 +97,10 @@ class Run(NamedTuple):
     catalog_revision: int
     is_frozen: bool
     part_count: int
+    """Without the manifest."""
+    planned_at: datetime
+    row_count: int = 0
+    resend_count: int = 0
 
 
 class RowRange(NamedTuple):
@@ -99,6 +119,14 @@ class FrozenPart(NamedTuple):
     sha256: bytes
 
 
+class Manifest(NamedTuple):
+    """The last part of a run: its bytes, and its place in the chain of the job's manifests."""
+
+    number: int
+    body: bytes
+    sha256: bytes
+
+
 class WaitingPart(NamedTuple):
     """A part that is to be sent, and its history."""
 
@@ -106,3 +134,7 @@ class WaitingPart(NamedTuple):
     frozen: FrozenPart
     attempt_count: int
     next_attempt_at: datetime | None
+    failed_in_a_row: int = 0
+    """Since the last success, resume or request: the next delay follows from it."""
+    manifest_body: bytes | None = None
+    """None: an ordinary part."""

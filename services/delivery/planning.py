@@ -83,7 +83,7 @@ def plan(
         is_enough = limit <= 0 or len(runs) >= MAX_RUNS_AT_ONCE or (known and slot.end > known.until and runs)
         if is_enough or not due:
             return Plan(runs, slot, version, due)
-        state = _state(slot, pauses, known)
+        state = state_of(slot, pauses, known)
         runs.append(PlannedRun(slot, version.version, state))
         limit -= state == "planned"
         planned_until = slot.end
@@ -95,7 +95,8 @@ def _tells_of(filled: FilledWindows | None, version: Version) -> bool:
     return version.data == MEASUREMENTS and version.resolution_minutes == filled.resolution_minutes
 
 
-def _state(slot: Slot, pauses: Sequence[Pause], filled: FilledWindows | None) -> PlannedState:
+def state_of(slot: Slot, pauses: Sequence[Pause], filled: FilledWindows | None) -> PlannedState:
+    """Return how the run of a slot begins: skipped in a pause, empty where no row is known to be in it."""
     if is_paused(slot.start, pauses):
         return "skipped"
     if filled is None or slot.end > filled.until:

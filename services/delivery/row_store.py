@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from services.core.conversion import Utility
+from services.core.manifest import Completeness
 from services.core.records import MeasurementRow
 from services.delivery.model import RowRange, Run, Version
 from services.delivery.planning import FilledWindows
@@ -37,6 +38,18 @@ WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND
   AND (m.window_start, m.meter_id) >= ($6::timestamptz, $7::integer)
 ORDER BY m.window_start, m.meter_id
 LIMIT $8
+"""
+
+# How complete the rows of a run are, said of the same rows as above.
+_COMPLETENESS = """
+SELECT sum(m.intervals_present)::bigint, sum(m.intervals_expected)::bigint
+FROM measurement m
+LEFT JOIN LATERAL (
+    SELECT site_id FROM meter_configuration
+    WHERE meter_id = m.meter_id AND valid_from <= m.window_start AND revision <= $4
+    ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON $5::integer[] IS NOT NULL
+WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND m.organization_id = $3
+  AND ($5::integer[] IS NULL OR c.site_id = ANY ($5))
 """
 
 # Walks from window to window that anybody has rows in, which the primary key makes one probe each, and probes for the
@@ -88,6 +101,13 @@ class RowStore:
         async with transaction(self._pool) as connection:
             found = await connection.fetch(_ROWS, *_arguments(run, version, rows, limit=rows.row_count))
         return _rows(found, version.resolution_minutes)
+
+    async def completeness(self, run: Run, version: Version) -> Completeness | None:
+        """Return how many intervals went into the run's rows, of how many that were expected; None without rows."""
+        beginning = RowRange(run.slot.start, _SMALLEST_METER_ID, 0)
+        async with transaction(self._pool) as connection:
+            row = await connection.fetchrow(_COMPLETENESS, *_arguments(run, version, beginning, limit=None)[:5])
+        return None if row is None or row[0] is None else Completeness(*row)
 
     async def filled_windows(
         self, organization_id: int, resolution_minutes: int, start: datetime, end: datetime

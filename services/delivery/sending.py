@@ -4,16 +4,26 @@ import asyncio
 import hashlib
 import random
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 
-from services.core.parts import CutPart, PartCutter, file_stem, part_id, run_id
+from services.core.parts import (
+    CutPart,
+    PartCutter,
+    file_stem,
+    manifest_file_name,
+    manifest_id,
+    part_id,
+    run_id,
+)
 from services.core.records import MeasurementRow
 from services.core.retry import Answer, RetryPolicy, Verdict
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
 from services.delivery.row_store import RowStore
 from services.delivery.run_store import Attempt
-from services.delivery.transports.base import Destination, OutgoingPart, Transport
+from services.delivery.transports.base import OutgoingPart, Receiver, Transport
 from services.platform.clock import Clock
+from services.platform.crash_points import crash_point
 from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
 
 RENDERING_DIFFERS = "rendering_differs"
@@ -56,16 +66,19 @@ class Sender:
     def __init__(
         self, installation_id: str, freezer: Freezer, transport: Transport, policy: RetryPolicy, clock: Clock
     ) -> None:
-        self._installation_id = installation_id
+        self.installation_id = installation_id
+        """Stands in the ids that receivers see."""
         self._freezer = freezer
         self._transport = transport
         self._policy = policy
         self._clock = clock
 
-    async def attempt(self, run: Run, version: Version, part: WaitingPart, destination: Destination) -> Attempt:
+    async def attempt(self, run: Run, version: Version, part: WaitingPart, destination: Receiver) -> Attempt:
         """Render the part, send it unless its bytes changed, and return the attempt, not yet recorded."""
         started_at = self._clock.now()
-        body = await self._freezer.body(run, version, part.frozen)
+        body = part.manifest_body
+        if body is None:
+            body = await self._freezer.body(run, version, part.frozen)
         if body is None:
             answer = Answer(
                 Verdict.STOP,
@@ -74,7 +87,9 @@ class Sender:
                 "sent: find out who changed them",
             )
         else:
+            crash_point("delivery.before_send")
             answer = await destination.send(self._outgoing(run, version, part, body))
+            crash_point("delivery.after_answer")
         finished_at = self._clock.now()
         DELIVERY_ATTEMPTS.labels(answer.verdict.value, answer.reason).inc()
         DELIVERY_SECONDS.observe((finished_at - started_at).total_seconds())
@@ -86,23 +101,34 @@ class Sender:
         if answer.verdict is not Verdict.RETRY:
             return None
         jitter = random.random()  # noqa: S311 - jitter is no secret
-        return finished_at + self._policy.delay(part.attempt_count + 1, jitter, answer.retry_after)
+        return finished_at + self._policy.delay(part.failed_in_a_row + 1, jitter, answer.retry_after)
 
     def _outgoing(self, run: Run, version: Version, part: WaitingPart, body: bytes) -> OutgoingPart:
         job_id = run.job.job_id
-        stem = file_stem(job_id, version.name, version.data, *run.slot, part.number, run.part_count)
-        return OutgoingPart(
-            part_id=part_id(self._installation_id, job_id, run.slot.start, part.number),
+        outgoing = OutgoingPart(
+            part_id=manifest_id(self.installation_id, job_id, run.slot.start),
             job_id=job_id,
             run_id=run_id(job_id, run.slot.start),
             part=part.number,
             parts=run.part_count,
             slot=run.slot,
             resolution_minutes=version.resolution_minutes,
-            row_count=part.frozen.rows.row_count,
+            row_count=run.row_count,
             sha256=part.frozen.sha256,
-            file_name=stem + self._transport.part_format(version.settings).ending,
+            file_name=manifest_file_name(job_id, version.name, version.data, *run.slot),
             body=body,
+            is_manifest=True,
+            resend_count=run.resend_count,
+        )
+        if part.manifest_body is not None:
+            return outgoing
+        stem = file_stem(job_id, version.name, version.data, *run.slot, part.number, run.part_count)
+        return replace(
+            outgoing,
+            part_id=part_id(self.installation_id, job_id, run.slot.start, part.number),
+            row_count=part.frozen.rows.row_count,
+            file_name=stem + self._transport.part_format(version.settings).ending,
+            is_manifest=False,
         )
 
 

@@ -3,30 +3,37 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NoReturn
 
 import structlog
 
-from services.core.retry import Verdict
+from services.core.retry import Answer, Verdict
+from services.delivery.circuits import Circuits
 from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
-from services.delivery.model import MEASUREMENTS, Claim, Job, Run, Version
+from services.delivery.manifests import make_manifest
+from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
+from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
-from services.delivery.run_store import RunStore
+from services.delivery.run_store import Recorded, RunStore
 from services.delivery.sending import Freezer, Sender
-from services.delivery.transports.base import Destination, Transport
+from services.delivery.transports.base import Receiver, Transport
+from services.delivery.unsealing import Discreet, Withheld, unseal
 from services.platform.clock import Clock
 from services.platform.errors import OperatorNeeded, UserError
 from services.platform.metrics import DELIVERY_RUNS
 from services.platform.postgres import Patience
+from services.platform.secrets import KeyMissing, Vault
 
 BAD_SETTINGS = "bad_settings"
 CATALOG_INCOMPLETE = "catalog_incomplete"
 UNSUPPORTED_DATA = "unsupported_data"
+SECRET_KEY_MISSING = "secret_key_missing"  # noqa: S105 - a reason
 NOWHERE = ""
-"""The destination of a job whose settings name none."""
+"""The destination of a job whose settings name none, or cannot be read."""
 
 log = structlog.get_logger()
 
@@ -67,7 +74,13 @@ class Worker:
         limits: Limits,
         clock: Clock,
         patience: Patience,
+        requests: Requests,
+        circuits: Circuits,
+        vault: Vault,
     ) -> None:
+        self._requests = requests
+        self._circuits = circuits
+        self._vault = vault
         self._transport_name = transport_name
         self._transport = transport
         self._stores = stores
@@ -85,7 +98,7 @@ class Worker:
         for job in new:
             first = first_plan(job.starts_at, opened_at, job.versions)
             if first is not None and first.next_version.transport == self._transport_name:
-                adopted.append(Adopted(job, first, self._address(first.next_version)))
+                adopted.append(Adopted(job, first, self._address(job.key, first.next_version)))
         if adopted:
             await self._stores.jobs.adopt(adopted)
             log.info("jobs_adopted", count=len(adopted))
@@ -118,15 +131,16 @@ class Worker:
             await self._stores.jobs.retire(claim)
             return None
         following = await self._plan(claim, job)
+        following, is_asked_more = await self._requests.honour(claim, job, following)
         while True:
             run = await self._stores.runs.next_unfinished(claim)
             if run is None:
-                return self._rest(following)
+                return self._rest(job.key, following, is_asked_more=is_asked_more)
             version = job.version(run.job_version)
             newest = job.newest(version.transport)
             if version.transport != self._transport_name:
                 return Release(self._clock.now(), version.transport, NOWHERE)
-            address = self._address(newest)
+            address = self._address(job.key, newest)
             again_at = None
             if not run.is_frozen:
                 await self._freeze(claim, run, version)
@@ -140,11 +154,11 @@ class Worker:
             if again_at is not None:
                 return Release(again_at, self._transport_name, address)
 
-    def _rest(self, following: Plan) -> Release:
+    def _rest(self, job: JobKey, following: Plan, *, is_asked_more: bool) -> Release:
         version = following.next_version
-        # More slots may be due than were planned at once: then the job is not at rest.
-        next_attempt_at = self._clock.now() if following.is_next_due else None
-        return Release(next_attempt_at, version.transport, self._address(version))
+        # More slots may be due, or asked for, than were planned at once: then the job is not at rest.
+        next_attempt_at = self._clock.now() if following.is_next_due or is_asked_more else None
+        return Release(next_attempt_at, version.transport, self._address(job, version))
 
     async def _plan(self, claim: Claim, job: Job) -> Plan:
         limit = self._limits.planned_runs - job.unfinished_runs
@@ -179,9 +193,16 @@ class Worker:
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
         else:
-            await self._stores.runs.freeze(claim, run, parts, self._clock.now())
+            manifest = await self._manifest(run, version, parts) if version.has_manifest and parts else None
+            await self._stores.runs.freeze(claim, run, parts, self._clock.now(), manifest)
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
+
+    async def _manifest(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> Manifest:
+        completeness = await self._stores.rows.completeness(run, version)
+        last = await self._stores.runs.last_manifest(run)
+        ending = self._transport.part_format(version.settings).ending
+        return make_manifest(self._sender.installation_id, run, version, parts, ending, completeness, last)
 
     async def _send_next(self, claim: Claim, run: Run, version: Version, newest: Version) -> datetime | None:
         """Send the run's next part; return when to try again, or None to go on at once."""
@@ -193,22 +214,31 @@ class Worker:
         destination = await self._destination(claim, newest)
         attempt = await self._sender.attempt(run, version, part, destination)
         # The receiver has answered: PostgreSQL away for a moment must not make us send it again.
-        is_run_delivered = await self._patience.postgres(lambda: self._stores.runs.record(claim, run, part, attempt))
+        recorded = await self._patience.postgres(lambda: self._stores.runs.record(claim, run, part, attempt))
         answer = attempt.answer
+        self._circuits.note(destination.address, answer.verdict)
         event = {"job": run.job.job_id, "slot": run.slot.start.isoformat(), "part": part.number}
-        if answer.verdict is Verdict.STOP:
+        if recorded is Recorded.JOB_STOPPED:
             log.error("job_stopped", **event, reason=answer.reason)
             raise Stopped
+        if recorded is Recorded.RUN_FAILED:
+            DELIVERY_RUNS.labels("failed").inc()
+            log.error("run_failed", **event, reason=answer.reason)
+            return None
         if answer.verdict is Verdict.RETRY:
             log.warning("part_waits", **event, reason=answer.reason, attempts=part.attempt_count + 1)
-        if is_run_delivered:
+        if recorded is Recorded.RUN_DELIVERED:
             DELIVERY_RUNS.labels("delivered").inc()
             log.info("run_delivered", **event)
         return attempt.next_attempt_at
 
-    async def _destination(self, claim: Claim, version: Version) -> Destination:
+    async def _destination(self, claim: Claim, version: Version) -> Receiver:
         try:
-            return self._transport.destination(version.settings)
+            return Discreet(self._transport, unseal(self._vault, claim.job, version.settings))
+        except KeyMissing as error:
+            # Nobody's settings are wrong but ours, so no job is stopped by it.
+            log.warning("secret_key_missing", job=claim.job.job_id, error=str(error))
+            return Withheld(NOWHERE, Answer(Verdict.RETRY, SECRET_KEY_MISSING, str(error)))
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
 
@@ -217,10 +247,10 @@ class Worker:
         log.error("job_stopped", job=claim.job.job_id, reason=reason)
         raise Stopped
 
-    def _address(self, version: Version) -> str:
+    def _address(self, job: JobKey, version: Version) -> str:
         if version.transport != self._transport_name:
             return NOWHERE
         try:
-            return self._transport.destination(version.settings).address
-        except UserError:
+            return self._transport.destination(unseal(self._vault, job, version.settings).settings).address
+        except (UserError, KeyMissing):
             return NOWHERE

@@ -187,7 +187,9 @@ async def move_jobs(pool: Pool, *, url: str, ca_pem: str, now: datetime) -> None
     names = {name for name, _frequency, _resolution in _JOBS}
     for job in jobs:
         if job.settings.name in names:
-            settings = replace(job.settings, transport_settings=https_settings(url, ca_pem))
+            # Whatever else somebody has set since, stays.
+            moved = {**job.settings.transport_settings, **https_settings(url, ca_pem)}
+            settings = replace(job.settings, transport_settings=moved)
             await edit_job(pool, organization_id, job.job_id, settings, now)
 
 

@@ -4,7 +4,6 @@ import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.core.file_transfer import SECRETS
 from services.local.certificates import CertificateFiles
 from services.local.ports import remembered_port
 from services.local.sftp_receiver import ensure_key
@@ -20,12 +19,14 @@ class FileReceiver(NamedTuple):
     service: Service
     settings: dict[str, Any]
     """What a job says of it."""
+    secrets: dict[str, str]
+    """With what a job logs in."""
     folder: Path
     """Where its files arrive."""
 
     def endpoint(self) -> dict[str, Any]:
         """Return what programs are told of it; keys and passwords are in the jobs."""
-        shown = {name: value for name, value in self.settings.items() if name not in {SECRETS, "ca_pem"}}
+        shown = {name: value for name, value in self.settings.items() if name != "ca_pem"}
         return {**shown, "folder": str(self.folder)}
 
 
@@ -51,9 +52,9 @@ def _sftp(data_folder: Path, keys: Path) -> FileReceiver:
         "user": USER,
         "host_keys": [host_key],
         "public_key": public_key,
-        SECRETS: {"private_key": (keys / "sftp-client-key").read_text(encoding="ascii")},
     }
-    return FileReceiver("sftp", Service("receiver-sftp", arguments, data_folder, {}), settings, folder)
+    private = {"private_key": (keys / "sftp-client-key").read_text(encoding="ascii")}
+    return FileReceiver("sftp", Service("receiver-sftp", arguments, data_folder, {}), settings, private, folder)
 
 
 def _ftps(data_folder: Path, certificates: CertificateFiles) -> FileReceiver:
@@ -73,6 +74,6 @@ def _ftps(data_folder: Path, certificates: CertificateFiles) -> FileReceiver:
         "port": port,
         "user": USER,
         "ca_pem": certificates.authority.read_text(encoding="ascii"),
-        SECRETS: {"password": password_file.read_text(encoding="ascii").strip()},
     }
-    return FileReceiver("ftps", Service("receiver-ftps", arguments, data_folder, {}), settings, folder)
+    private = {"password": password_file.read_text(encoding="ascii").strip()}
+    return FileReceiver("ftps", Service("receiver-ftps", arguments, data_folder, {}), settings, private, folder)

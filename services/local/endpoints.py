@@ -26,6 +26,7 @@ class Endpoints:
     allowed_destinations: str = ""
     file_receivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
+    secret_keys_file: Path | None = None
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -34,6 +35,7 @@ class Endpoints:
             "kafka": self.kafka,
             "topic_prefix": self.topic_prefix,
             "database": self.database,
+            "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
             "receivers": {
                 "https": {
                     "url": self.receiver_url,

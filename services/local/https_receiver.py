@@ -126,6 +126,8 @@ def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
     sha256 = hashlib.sha256(body).hexdigest()
     if sha256 != _header(headers, "Meterpost-Content-SHA256").lower():
         raise ValueError("the body does not have the hash that Meterpost-Content-SHA256 says")
+    if headers.get("Meterpost-Part") == "manifest":
+        return Delivery(part_id, job_id, file_name, int(rows) if rows.isdecimal() else 0, sha256, body)
     try:
         count = len(msgspec.json.decode(body, type=Body).measurements)
     except msgspec.DecodeError as error:

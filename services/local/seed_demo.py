@@ -6,21 +6,24 @@ Safe to repeat: what is there stays, and the jobs are pointed at the receiver's 
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from services.api.job_store import NO_KEYS
 from services.core.times import floor_to
 from services.local.certificates import ensure_certificates
 from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
 from services.local.demo_file_jobs import ensure_file_jobs
+from services.local.demo_receivers import FileReceiver
 from services.platform.clock import SystemClock
 from services.platform.errors import MeterpostError, UserError
 from services.platform.postgres import Pool, connect_pool
+from services.platform.secrets import Vault
 from services.platform.settings import DatabaseSettings, load
 
 EXIT_FAILED = 1
@@ -50,18 +53,19 @@ async def seed_demo(
     meters: int,
     replay: timedelta | None,
     now: datetime,
-    files: Mapping[str, Mapping[str, Any]] | None = None,
+    files: Sequence[FileReceiver] = (),
+    vault: Vault = NO_KEYS,
 ) -> bool:
     """Create what is missing of the demo; tell whether its organization was created. Raises Unavailable.
 
-    `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet. `files`:
-    the settings of the file receivers, by transport.
+    `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet. `files` are
+    the receivers of files, whose secrets the vault seals.
     """
     url, ca_pem = destination
     created = await seed(pool, meters=meters)
     starts_at = floor_to(now - (replay or timedelta()), timedelta(minutes=1))
     is_new = not await has_jobs(pool)
-    await ensure_file_jobs(pool, files or {}, starts_at=starts_at, now=now)
+    await ensure_file_jobs(pool, files, vault, starts_at=starts_at, now=now)
     if is_new:
         await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
         return created

@@ -1,6 +1,7 @@
 """Everything that `make run` starts, in order, and how it ends."""
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +29,8 @@ from services.platform.clock import Clock
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
+from services.platform.secrets import SecretSettings, Vault, ensure_key_file
+from services.platform.settings import ENVIRONMENT_PREFIX, load
 from services.platform.topics import for_replay, load_topics
 
 READY_TIMEOUT_S = 60.0
@@ -60,11 +63,19 @@ class Stack:
         """Where everything of this instance is kept."""
         return self.settings.data_folder
 
+    @property
+    def secret_keys_file(self) -> Path | None:
+        """Where the keys are that seal secrets in the database; None: the environment tells."""
+        is_told = any(os.environ.get(f"{ENVIRONMENT_PREFIX}{name}") for name in ("SECRET_KEYS", "SECRET_KEYS_FILE"))
+        return None if is_told else self.folder / "secret-keys"
+
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
         for name in ("logs", "run", "received/https", "received/sftp", "received/ftps"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         remove_endpoints(self.folder)
+        if self.secret_keys_file is not None:
+            ensure_key_file(self.secret_keys_file, "demo")
         self.say("starting Kafka and PostgreSQL")
         kafka, database = await asyncio.gather(
             self.background.call(self._start_kafka), self.background.call(self._start_postgres)
@@ -93,6 +104,7 @@ class Stack:
             allowed_destinations=self.settings.allowed_destinations,
             file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
+            secret_keys_file=self.secret_keys_file,
         )
         self.endpoints.write(self.folder)
 
@@ -158,10 +170,15 @@ class Stack:
     async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver]) -> None:
         meters = self.settings.meters
         replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
-        settings = {file.transport: file.settings for file in files}
-        now, to = self.clock.now(), Destination(url, ca_pem)
-        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, files=settings):
+        now, to, vault = self.clock.now(), Destination(url, ca_pem), self._vault()
+        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, files=files, vault=vault):
             self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")
+
+    def _vault(self) -> Vault:
+        settings = load(SecretSettings)
+        if self.secret_keys_file is not None:
+            settings = settings.model_copy(update={"secret_keys_file": self.secret_keys_file})
+        return settings.vault()
 
     def _receiver(self, certificates: CertificateFiles) -> tuple[Service, str]:
         port = remembered_port(self.folder / "receiver-port.json", configured=None)
@@ -184,6 +201,8 @@ class Stack:
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
         }
+        if self.secret_keys_file is not None:
+            environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],

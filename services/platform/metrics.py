@@ -95,6 +95,12 @@ DELIVERY_ATTEMPTS = Counter(
     labelnames=("outcome", "reason"),
     registry=REGISTRY,
 )
+NOTIFICATIONS = Counter(
+    "meterpost_notifications",
+    "Attempts to tell an organization of a job's state.",
+    labelnames=("channel", "outcome"),
+    registry=REGISTRY,
+)
 DELIVERY_ROWS = Counter("meterpost_delivery_rows", "Rows delivered.", registry=REGISTRY)
 DELIVERY_SECONDS = Histogram(
     "meterpost_delivery_seconds",

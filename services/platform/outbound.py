@@ -78,6 +78,14 @@ class Outbound:
                 "add the network to METERPOST_ALLOWED_DESTINATIONS"
             )
 
+    def check_literal(self, host: str) -> None:
+        """Raise ForbiddenAddress for an IP address that is not allowed; a name is judged when it is resolved."""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return
+        self.check(host)
+
     def _may_reach(self, address: Address) -> bool:
         real = _unwrapped(address)
         for allowed in self._allowed:

@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from services.core.file_transfer import fingerprint
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.platform.clock import SystemClock
+from services.platform.secrets import new_key
 from tests.support.command import Meterpost
 from tests.support.file_servers import PASSWORD, USER, in_process_ftps, in_process_sftp
 
@@ -21,7 +23,11 @@ CREATE = ("jobs", "create", "--name", "J", "--frequency", "hour", "--resolution"
 
 @pytest.fixture
 def meterpost(tmp_path: Path, database_url: str) -> Meterpost:
-    environment = {"METERPOST_DATABASE_URL": database_url, "METERPOST_ALLOWED_DESTINATIONS": "127.0.0.0/8, ::1"}
+    environment = {
+        "METERPOST_DATABASE_URL": database_url,
+        "METERPOST_ALLOWED_DESTINATIONS": "127.0.0.0/8, ::1",
+        "METERPOST_SECRET_KEYS": new_key("test"),
+    }
     command = Meterpost(tmp_path, environment)
     (tmp_path / "meters.csv").write_text(METERS)
     (tmp_path / "password").write_text(PASSWORD + "\n")
@@ -47,7 +53,9 @@ async def test_a_host_key_is_shown_compared_and_approved(
 ) -> None:
     async with in_process_sftp()(tmp_path, certificates) as server:
         [key] = server.settings["host_keys"]
-        told = await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--password-file", "password")
+        told = await run(
+            meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--secret", "password=file:password"
+        )
         assert "Nothing is sent before the server's key is approved" in told
         assert "FAILED  trust" in await run(meterpost, "jobs", "test", "1", code=1)
         shown = await run(meterpost, "jobs", "host-key", "1")
@@ -72,7 +80,6 @@ async def test_a_key_is_made_and_only_its_public_half_is_shown(meterpost: Meterp
     for arguments in (("jobs", "show", "1"), ("jobs", "show", "1", "--json"), ("jobs", "list", "--json")):
         shown = await run(meterpost, *arguments)
         assert "PRIVATE KEY" not in shown
-        assert "secrets" not in shown
     listed = json.loads(await run(meterpost, "jobs", "list", "--json"))["jobs"][0]
     assert listed["transport"] == "sftp"
     assert listed["transport_settings"]["directory"] == "/in"
@@ -83,7 +90,7 @@ async def test_an_ftps_job_is_tried_and_edited(
     meterpost: Meterpost, tmp_path: Path, certificates: CertificateFiles
 ) -> None:
     async with in_process_ftps(implicit=True)(tmp_path, certificates) as server:
-        address = ("--ftps", f"{USER}@localhost:{server.port}", "--password-file", "password", "--implicit")
+        address = ("--ftps", f"{USER}@localhost:{server.port}", "--secret", "password=file:password", "--implicit")
         await run(meterpost, *CREATE, *address, "--ca-file", str(certificates.authority), "--line-end", "crlf")
         assert "ok      remove" in await run(meterpost, "jobs", "test", "1")
         await run(meterpost, "jobs", "edit", "1", "--directory", "nowhere", "--keep-formulas")
@@ -101,8 +108,8 @@ async def test_an_ftps_job_is_tried_and_edited(
         (("--sftp", "u@example.org", "--ftps", "u@example.org"), "one of"),
         (("--sftp", "u@example.org", "--url", "https://example.org/"), "one of"),
         (("--sftp", "u@example.org", "--ca-file", "password"), "for FTPS"),
-        (("--ftps", "u@example.org"), "--password-file"),
-        (("--ftps", "u@example.org", "--password-file", "missing"), "cannot be read"),
+        (("--ftps", "u@example.org"), "--secret password="),
+        (("--ftps", "u@example.org", "--secret", "password=file:missing"), "cannot be read"),
         (("--sftp", "u@example.org", "--line-end", "cr"), "lf, crlf"),
         (("--sftp", "u@example.org", "--host-key-file", "password"), "host key"),
         (("--url", "https://example.org/", "--directory", "in"), "--sftp or --ftps"),
@@ -119,8 +126,32 @@ async def test_private_networks_are_refused_unless_allowed(
     meterpost: Meterpost, tmp_path: Path, certificates: CertificateFiles
 ) -> None:
     async with in_process_sftp()(tmp_path, certificates) as server:
-        await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--password-file", "password")
+        await run(meterpost, *CREATE, "--sftp", f"{USER}@localhost:{server.port}", "--secret", "password=file:password")
         strict = Meterpost(meterpost.folder, {**meterpost.environment, "METERPOST_ALLOWED_DESTINATIONS": ""})
         told = await run(strict, "jobs", "test", "1", code=1)
     assert "FAILED  resolve" in told
     assert "METERPOST_ALLOWED_DESTINATIONS" in told
+
+
+async def test_how_a_job_logs_in_is_changed_and_the_old_way_forgotten(meterpost: Meterpost) -> None:
+    await run(meterpost, *CREATE, "--sftp", "u@example.org")
+    await run(meterpost, "jobs", "edit", "1", "--secret", "password=file:password")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings["secrets"] == {"password": "set"}
+    assert "public_key" not in settings
+    same = json.loads(await run(meterpost, "jobs", "edit", "1", "--secret", "password=file:password", "--json"))
+    assert same["changed"] is False
+    own = asyncssh.generate_private_key("ssh-ed25519")
+    (meterpost.folder / "own-key").write_bytes(own.export_private_key())
+    await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings["secrets"] == {"private_key": "set"}
+    assert settings["public_key"].split()[1] == own.export_public_key().decode().split()[1]
+    (meterpost.folder / "own-key").write_text("no key")
+    told = await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key", code=2)
+    assert "ssh-keygen" in told
+    await run(meterpost, "jobs", "edit", "1", "--url", "https://example.org/in")
+    settings = json.loads(await run(meterpost, "jobs", "show", "1", "--json"))["transport_settings"]
+    assert settings == {"url": "https://example.org/in"}
+    told = await run(meterpost, "jobs", "edit", "1", "--secret", "private_key=file:own-key", code=2)
+    assert "no use over HTTPS" in told

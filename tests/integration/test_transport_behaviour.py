@@ -54,6 +54,7 @@ SERVERS: dict[str, Server] = {
     "proftpd": proftpd,
 }
 FILE_SERVERS = [name for name in SERVERS if name != "https"]
+TLS_SERVERS = ["https", "pyftpdlib", "pyftpdlib-implicit", "vsftpd", "proftpd"]
 
 
 def part(
@@ -88,7 +89,10 @@ async def server(
         yield running
 
 
+# Which ids an HTTPS receiver knows is the receiver's to say: it answers 409.
 files_only = pytest.mark.parametrize("server", FILE_SERVERS, indirect=True)
+# SSH knows servers by their keys.
+tls_only = pytest.mark.parametrize("server", TLS_SERVERS, indirect=True)
 
 
 @asynccontextmanager
@@ -137,10 +141,9 @@ async def test_what_was_in_place_before_a_crash_is_recognised(server: FileServer
     assert (server.folder / "7-Hourly_1of1.csv").stat().st_mtime_ns == before
 
 
+@files_only
 @pytest.mark.parametrize("other", [b"theirs", bytes(len(ROWS))], ids=["another-size", "the-same-size"])
 async def test_what_somebody_else_left_there_is_not_overwritten(server: FileServer, other: bytes) -> None:
-    if server.transport == "https":
-        pytest.skip("which ids a receiver knows is the receiver's to say: it answers 409")
     foreign = server.folder / "7-Hourly_1of1.csv"
     foreign.write_bytes(other)
     foreign.chmod(0o666)
@@ -152,15 +155,15 @@ async def test_what_somebody_else_left_there_is_not_overwritten(server: FileServ
 
 @files_only
 async def test_a_wrong_password_or_key_stops_and_is_shown_nowhere(server: FileServer) -> None:
-    wrong = {"password": "not-the-password"}
-    if "private_key" in server.settings["secrets"]:
+    wrong: dict[str, Any] = {"password": "not-the-password"}
+    if "private_key" in server.settings:
         wrong = {"private_key": asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()}
-    answer = await send(server, secrets=wrong)
+    answer = await send(server, **wrong)
     assert answer[:2] == (Verdict.STOP, "login_refused")
-    found = await steps(server, secrets=wrong)
+    found = await steps(server, **wrong)
     assert [(step.name, step.passed) for step in found][-2:] == [("trust", True), ("log in", False)]
     shown = repr((answer, found))
-    assert not any(secret in shown for secret in (*wrong.values(), *server.settings["secrets"].values()))
+    assert not any(secret in shown for secret in (*wrong.values(), *(server.settings[name] for name in wrong)))
 
 
 async def test_a_server_that_proves_to_be_another_gets_nothing(server: FileServer, tmp_path: Path) -> None:
@@ -182,10 +185,9 @@ async def test_a_server_that_proves_to_be_another_gets_nothing(server: FileServe
     assert server.files() == {}
 
 
+@tls_only
 async def test_a_certificate_for_another_host_is_refused(server: FileServer) -> None:
     """127.0.0.2 reaches this machine, too; through a proxy, because the servers listen on 127.0.0.1 alone."""
-    if server.transport == "sftp":
-        pytest.skip("SSH knows servers by their keys")
     async with FaultProxy(LOOPBACK, server.port).running(host="127.0.0.2") as proxy:
         changed = at_port(server, proxy.port) | {"host": "127.0.0.2"}
         if "url" in changed:
@@ -416,13 +418,13 @@ async def test_a_port_that_speaks_something_else(certificates: CertificateFiles,
         ({"directory": "a\r\nDELE b"}, '"directory"'),
         ({"line_end": "cr"}, '"line_end"'),
         ({"defuse_formulas": "yes"}, '"defuse_formulas"'),
-        ({"secrets": {}}, "password"),
-        ({"secrets": {"password": 5}}, '"secrets"'),
+        ({"password": ""}, "password"),
+        ({"password": 5}, '"password"'),
     ],
 )
 async def test_settings_of_no_use_are_named(transport: str, changed: dict[str, Any], named: str) -> None:
     made = TRANSPORTS[transport](Means(DEADLINES, SystemClock(), ALLOWED))
-    sound = {"host": "example.org", "user": "u", "secrets": {"password": "p"}}
+    sound = {"host": "example.org", "user": "u", "password": "p"}
     assert made.destination(sound).address in {"example.org:22", "example.org:21"}
     with pytest.raises(UserError, match=named):
         made.destination(sound | changed)

@@ -30,7 +30,7 @@ from services.platform.clock import SystemClock
 from tests.support.polling import eventually
 
 USER = "meterpost"
-PASSWORD = "correct horse; battery=staple"  # noqa: S105 - of servers that live as long as a test
+PASSWORD = "correct horse; battery=staple"
 REAL_SERVERS_VARIABLE = "METERPOST_REAL_SERVERS"
 """`required`: a server that is not installed fails the tests instead of skipping them, as in CI."""
 
@@ -74,7 +74,7 @@ def sftp_settings(port: int, host_key: str, **more: Any) -> dict[str, Any]:
         "port": port,
         "user": USER,
         "host_keys": [host_key],
-        "secrets": {"password": PASSWORD},
+        "password": PASSWORD,
         **more,
     }
 
@@ -87,7 +87,7 @@ def ftps_settings(port: int, certificates: CertificateFiles, **more: Any) -> dic
         "port": port,
         "user": USER,
         "ca_pem": ca_pem,
-        "secrets": {"password": PASSWORD},
+        "password": PASSWORD,
         **more,
     }
 
@@ -104,7 +104,7 @@ def in_process_sftp(*, by_key: bool = False, files: type[asyncssh.SFTPServer] = 
         async with serving_sftp(folder / "files", account, [folder / "host-key"], files=files) as port:
             settings = sftp_settings(port, host_key)
             if by_key:
-                settings["secrets"] = {"private_key": user_key.export_private_key().decode()}
+                settings["private_key"] = user_key.export_private_key().decode()
             yield FileServer("sftp", settings, folder / "files")
 
     return serve
@@ -174,7 +174,7 @@ def openssh(folder: Path, _certificates: CertificateFiles) -> Iterator[FileServe
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     settings = sftp_settings(port, host_key, user=pwd.getpwuid(os.geteuid()).pw_name, directory=str(folder / "files"))
-    settings["secrets"] = {"private_key": user_key.export_private_key().decode()}
+    settings["private_key"] = user_key.export_private_key().decode()
     with running([program, "-D", "-e", "-f", str(folder / "sshd_config")], folder / "sshd.log", port):
         yield FileServer("sftp", settings, folder / "files")
 

@@ -52,6 +52,8 @@ class ScriptedReceiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.script: deque[Answering] = deque()
+        self.unread: deque[Answering] = deque()
+        """Goes before the script, with a request whose body nobody has read; it is not remembered."""
         self.otherwise: Answering = status(200)
         self.closing = asyncio.Event()
         self.at_once = 0
@@ -68,6 +70,8 @@ class ScriptedReceiver:
         return [request for request in self.received if request.status == 200]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if self.unread:
+            return await self.unread.popleft()(self, request)
         body = await request.read()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)

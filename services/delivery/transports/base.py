@@ -11,9 +11,6 @@ from services.core.schedule import Slot
 from services.platform.clock import Clock
 from services.platform.outbound import Outbound
 
-SECRETS = "secrets"
-"""The one part of a job's transport settings that holds passwords and private keys: shown and logged nowhere."""
-
 
 @dataclass(frozen=True, slots=True)
 class OutgoingPart:
@@ -31,6 +28,10 @@ class OutgoingPart:
     sha256: bytes
     file_name: str
     body: bytes
+    is_manifest: bool = False
+    """The last part of a run: what the others are. Its rows are those of the whole run."""
+    resend_count: int = 0
+    """How often the run was sent again on request; ids and bytes stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Step(NamedTuple):
     """The key that an SFTP server showed and that is not approved, as `ssh-ed25519 AAAA…`; only where trust failed."""
 
 
-class Destination(Protocol):
-    """One job's server, as its settings name it."""
+class Receiver(Protocol):
+    """Takes parts."""
 
     @property
     def address(self) -> str:
@@ -77,6 +78,10 @@ class Destination(Protocol):
     async def send(self, part: OutgoingPart) -> Answer:
         """Make one attempt; return within the total deadline. Raises nothing: every failure is an answer."""
         ...
+
+
+class Destination(Receiver, Protocol):
+    """One job's server, as its settings name it."""
 
     def check(self) -> AsyncIterator[Step]:
         """Try the connection in small steps, in their order, up to the first that fails. Sends no data of the job's.
@@ -94,7 +99,7 @@ class Transport(Protocol):
         ...
 
     def destination(self, settings: Mapping[str, Any]) -> Destination:
-        """Return the server that a job's settings name. Raises UserError where they are of no use."""
+        """Return the server that a job's opened settings name. Raises UserError where they are of no use."""
         ...
 
     async def aclose(self) -> None:

@@ -32,6 +32,14 @@ _OTHER = "the receiver refuses the request and will again: correct it there or i
 
 _CERTIFICATE = "the server's certificate is not trusted: correct it there or the job's ca_pem, then resume the job"
 
+_OUR_CERTIFICATE = (
+    "the server does not accept our client certificate: give the job another one, or have its authority known there, "
+    "then resume the job"
+)
+# What a server says that wants a client certificate, or another one. Only where TLS lets it say so before it hangs up.
+_ALERTS = ("CERTIFICATE_REQUIRED", "UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED",
+           "CERTIFICATE_UNKNOWN", "ACCESS_DENIED")  # fmt: skip
+
 # The first kind that fits decides.
 _FAILURES: tuple[tuple[tuple[type[Exception], ...], Verdict, str, str], ...] = (
     ((ForbiddenAddress,), Verdict.STOP, "address_forbidden", "nothing is sent there"),
@@ -70,10 +78,23 @@ def answer_of_status(status: int, headers: Mapping[str, str], said: str, now: da
 def answer_of_error(error: Exception) -> Answer:
     """Return the answer for an attempt that brought no response."""
     text = printable(str(error).encode())
+    if _is_our_certificate_refused(error):
+        return Answer(Verdict.STOP, "client_certificate_refused", "; ".join(filter(None, (_OUR_CERTIFICATE, text))))
     for kinds, verdict, reason, sentence in _FAILURES:
         if isinstance(error, kinds):
             return Answer(verdict, reason, "; ".join(filter(None, (sentence, text))))
     return Answer(Verdict.RETRY, "bad_answer", text)
+
+
+def _is_our_certificate_refused(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        reason = getattr(error, "reason", None)
+        if isinstance(error, ssl.SSLError) and isinstance(reason, str) and "ALERT" in reason:
+            return reason.endswith(_ALERTS)
+        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
+    return False
 
 
 def retry_after(value: str | None, now: datetime) -> timedelta | None:

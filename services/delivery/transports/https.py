@@ -2,10 +2,9 @@
 
 import asyncio
 import functools
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +17,8 @@ from services.core.times import iso_seconds, to_epoch_milliseconds
 from services.delivery.transports.base import Means, OutgoingPart, Step
 from services.delivery.transports.checking import check_https
 from services.delivery.transports.http_answers import answer_of_error, answer_of_status, printable
-from services.delivery.transports.tls_sessions import TlsSessions
+from services.delivery.transports.http_credentials import Credentials, credentials
+from services.delivery.transports.tls_sessions import TlsSessions, TlsSide
 from services.platform.errors import UserError
 from services.platform.outbound import ForbiddenAddress
 
@@ -40,7 +40,11 @@ class HttpsTransport:
         return HTTPS_JSON
 
     def destination(self, settings: Mapping[str, Any]) -> "HttpsDestination":
-        """Return the server of `{"url": "https://…", "ca_pem": "…"}`; UserError names the setting that is wrong."""
+        """Return the server of `{"url": "https://…", "ca_pem": "…", …}`; UserError names the setting that is wrong.
+
+        `auth` (none, basic, bearer) with `username`, `password`, `token`; `headers`; `signing_secrets`;
+        `client_certificate` with `client_key`.
+        """
         url, ca_pem = settings.get("url"), settings.get("ca_pem")
         if not isinstance(url, str) or not isinstance(ca_pem, str | None):
             raise UserError('transport settings: "url" must be a text that begins with https://, "ca_pem" a text')
@@ -51,9 +55,10 @@ class HttpsTransport:
             raise UserError(f'transport settings: "url" is not a URL: {error}') from None
         if parts.scheme.lower() != "https" or not host:
             raise UserError('transport settings: "url" must begin with https:// and name a host')
-        if ca_pem is not None:
-            _check_certificates(ca_pem)
-        return HttpsDestination(url, host, port, ca_pem, self._sessions, self._means)
+        side = TlsSide(ca_pem, settings.get("client_certificate"), settings.get("client_key"))
+        if side != TlsSide():
+            _check_tls(side)
+        return HttpsDestination(url, host, port, side, credentials(settings), self._sessions, self._means)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -67,7 +72,8 @@ class HttpsDestination:
     url: str
     host: str
     port: int
-    ca_pem: str | None
+    side: TlsSide = field(repr=False)
+    identity: Credentials
     sessions: TlsSessions
     means: Means
 
@@ -80,9 +86,8 @@ class HttpsDestination:
         """POST the part once. Redirects are not followed; the receiver's whole answer is not waited for."""
         try:
             async with asyncio.timeout(self.means.deadlines.total.total_seconds()):
-                if _is_address(self.host):
-                    self.means.outbound.check(self.host)
-                with self.sessions.lend(self.ca_pem) as session:
+                self.means.outbound.check_literal(self.host)
+                with self.sessions.lend(self.side) as session:
                     return await self._post(session, part)
         except (aiohttp.ClientError, ForbiddenAddress, TimeoutError, OSError, ValueError) as error:
             # ValueError: what aiohttp says of URLs and answers that it cannot read.
@@ -90,24 +95,26 @@ class HttpsDestination:
 
     def check(self) -> AsyncIterator[Step]:
         """Resolve, reach, and verify the certificate. Nothing is posted: a receiver would take it for an export."""
-        context = functools.partial(ssl.create_default_context, cadata=self.ca_pem)
-        return check_https(self.means, self.host, self.port, context)
+        return check_https(self.means, self.host, self.port, self.side.context)
 
     async def _post(self, session: aiohttp.ClientSession, part: OutgoingPart) -> Answer:
         async with session.post(
             self.url, data=part.body, headers=self._headers(part), allow_redirects=False
         ) as response:
             said = await _beginning_of_body(response, self.means.deadlines.words)
-            return answer_of_status(response.status, response.headers, said, self.means.clock.now())
+            words = printable(self.identity.blotted(said).encode())
+            return answer_of_status(response.status, response.headers, words, self.means.clock.now())
 
     def _headers(self, part: OutgoingPart) -> dict[str, str]:
+        timestamp = to_epoch_milliseconds(self.means.clock.now()) // 1000
         return {
+            **self.identity.signed(part.part_id, timestamp, part.body),
             "Content-Type": CONTENT_TYPE,
             "webhook-id": part.part_id,
-            "webhook-timestamp": str(to_epoch_milliseconds(self.means.clock.now()) // 1000),
+            "webhook-timestamp": str(timestamp),
             "Meterpost-Job": str(part.job_id),
             "Meterpost-Run": part.run_id,
-            "Meterpost-Part": str(part.part),
+            "Meterpost-Part": "manifest" if part.is_manifest else str(part.part),
             "Meterpost-Parts": str(part.parts),
             "Meterpost-Window-Start": iso_seconds(part.slot.start),
             "Meterpost-Window-End": iso_seconds(part.slot.end),
@@ -115,15 +122,8 @@ class HttpsDestination:
             "Meterpost-Resolution-Minutes": str(part.resolution_minutes),
             "Meterpost-Content-SHA256": part.sha256.hex(),
             "Meterpost-Filename": part.file_name,
+            **({"Meterpost-Resend": str(part.resend_count)} if part.resend_count else {}),
         }
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta) -> str:
@@ -138,12 +138,20 @@ async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta
         response.close()
     if not response.content.at_eof():
         response.close()
-    return printable(said)
+    return said.decode("utf-8", errors="replace")
 
 
 @functools.lru_cache(maxsize=512)
-def _check_certificates(ca_pem: str) -> None:
+def _check_tls(side: TlsSide) -> None:
+    if (side.client_certificate is None) != (side.client_key is None):
+        raise UserError('transport settings: "client_certificate" and the secret "client_key" come together')
     try:
-        ssl.create_default_context(cadata=ca_pem)
+        TlsSide(side.ca_pem).context()
     except (ssl.SSLError, ValueError):
         raise UserError('transport settings: "ca_pem" must hold certificates in PEM form') from None
+    try:
+        side.context()
+    except (ssl.SSLError, ValueError, OSError):
+        raise UserError(
+            'transport settings: "client_certificate" must be in PEM form and "client_key" its key, without passphrase'
+        ) from None

@@ -1,11 +1,15 @@
-"""Pooled HTTPS connections, one pool for each set of trusted certificate authorities."""
+"""Pooled HTTPS connections, one pool for each set of trusted authorities and each certificate of our own."""
 
 import asyncio
+import os
 import ssl
+import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
@@ -19,6 +23,43 @@ MAX_IDLE_SESSIONS = 200
 KEEP_ALIVE_SECONDS = 4.0
 
 
+class TlsSide(NamedTuple):
+    """Whom we trust (None: the system's authorities) and how we show who we are (None: not at all)."""
+
+    ca_pem: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return what a connection needs. Blocks for a moment; raises ssl.SSLError or ValueError for bad PEM."""
+        context = ssl.create_default_context(cadata=self.ca_pem)
+        if self.client_certificate is not None and self.client_key is not None:
+            _load_chain(context, f"{self.client_key.strip()}\n{self.client_certificate}".encode("ascii"))
+        return context
+
+
+def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
+    """Load a key and its certificate; OpenSSL's interface takes files only, so one that nobody else can open."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("meterpost", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_passphrase)
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "client.pem"
+        file.touch(mode=0o600)
+        file.write_bytes(pem)
+        context.load_cert_chain(file, password=_no_passphrase)
+
+
+def _no_passphrase() -> str:
+    """Keep OpenSSL from asking the terminal."""
+    raise ValueError("a client key must have no passphrase")
+
+
 @dataclass(slots=True)
 class _Lent:
     session: aiohttp.ClientSession
@@ -26,7 +67,7 @@ class _Lent:
 
 
 class TlsSessions:
-    """Sessions by the authorities they trust. The least recently used are closed when they become too many."""
+    """Sessions by their side of TLS. The least recently used are closed when they become too many."""
 
     def __init__(self, deadlines: Deadlines, outbound: Outbound, *, user_agent: str) -> None:
         self._timeout = aiohttp.ClientTimeout(
@@ -34,16 +75,16 @@ class TlsSessions:
         )
         self._outbound = outbound
         self._user_agent = user_agent
-        self._sessions: OrderedDict[str | None, _Lent] = OrderedDict()
+        self._sessions: OrderedDict[TlsSide, _Lent] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def lend(self, ca_pem: str | None) -> Iterator[aiohttp.ClientSession]:
-        """Lend a session that trusts the authorities in `ca_pem`, or the system's where it is None."""
-        lent = self._sessions.get(ca_pem)
+    def lend(self, side: TlsSide) -> Iterator[aiohttp.ClientSession]:
+        """Lend a session that connects with this side of TLS."""
+        lent = self._sessions.get(side)
         if lent is None:
-            lent = self._sessions[ca_pem] = _Lent(self._open(ca_pem))
-        self._sessions.move_to_end(ca_pem)
+            lent = self._sessions[side] = _Lent(self._open(side))
+        self._sessions.move_to_end(side)
         lent.users += 1
         try:
             yield lent.session
@@ -56,8 +97,8 @@ class TlsSessions:
         sessions, self._sessions = self._sessions, OrderedDict()
         await asyncio.gather(*(lent.session.close() for lent in sessions.values()), *self._closing)
 
-    def _open(self, ca_pem: str | None) -> aiohttp.ClientSession:
-        context = ssl.create_default_context(cadata=ca_pem)
+    def _open(self, side: TlsSide) -> aiohttp.ClientSession:
+        context = side.context()
         # How many attempts run at once is bounded by the callers, overall and for each destination.
         connector = checked_connector(self._outbound, context, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         return aiohttp.ClientSession(
@@ -72,9 +113,9 @@ class TlsSessions:
     def _shrink(self) -> None:
         if len(self._sessions) <= MAX_IDLE_SESSIONS:
             return
-        for ca_pem, lent in self._sessions.items():
+        for side, lent in self._sessions.items():
             if not lent.users:
-                del self._sessions[ca_pem]
+                del self._sessions[side]
                 task = asyncio.create_task(lent.session.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)

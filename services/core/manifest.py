@@ -1,0 +1,59 @@
+"""The manifest of a run: what its parts are, and the hash of the manifest before it.
+
+Contract: schemas/http/manifest.v1.schema.json. Its bytes are rendered once, when the run is frozen, and kept.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class ManifestPart(msgspec.Struct, frozen=True):
+    """One part: `id` as in `webhook-id`, `file` as the file is called, SHA-256 in hexadecimal digits."""
+
+    part: int
+    id: str
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Completeness(msgspec.Struct, frozen=True):
+    """How many of the expected reading intervals went into the run's rows; a row that is absent counts for neither."""
+
+    intervals_present: int
+    intervals_expected: int
+
+
+class PreviousManifest(msgspec.Struct, frozen=True):
+    """The manifest that the job made before this one: of which run, and the SHA-256 of its bytes."""
+
+    run: str
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Everything about a run."""
+
+    manifest: int
+    """Version of this form: 1."""
+    number: int
+    """Of the job's manifests, from 1, in the order in which their runs were fixed."""
+    job_id: int
+    job_name: str
+    run: str
+    data: str
+    resolution_minutes: int
+    window_start: str
+    window_end: str
+    rows: int
+    bytes: int
+    parts: Sequence[ManifestPart]
+    completeness: Completeness | None
+    previous: PreviousManifest | None
+
+
+def render_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest: JSON in UTF-8, indented for people, with a line end at the end."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

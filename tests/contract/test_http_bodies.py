@@ -1,0 +1,50 @@
+"""The bodies that we post beside the measurements: structs, JSON Schemas and examples say the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+
+from services.core import manifest
+from services.delivery.notices import Notice
+
+HTTP = Path(__file__).parents[2] / "schemas" / "http"
+STRUCTS: dict[str, type[msgspec.Struct]] = {"manifest.v1": manifest.Manifest, "job-state.v1": Notice}
+EXAMPLES = sorted((HTTP / "examples").glob("*.json"))
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    return dict(json.loads((HTTP / f"{name}.schema.json").read_text(encoding="utf-8")))
+
+
+def assert_same_fields(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
+    fields = [field.encode_name for field in msgspec.structs.fields(struct)]
+    assert fields == list(schema["properties"])
+    assert fields == schema["required"]
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_struct_and_schema_have_the_same_fields(name: str) -> None:
+    schema = schema_of(name)
+    Draft202012Validator.check_schema(schema)
+    assert schema["title"] == STRUCTS[name].__name__
+    assert_same_fields(STRUCTS[name], schema)
+    for part, definition in schema.get("$defs", {}).items():
+        assert_same_fields(getattr(manifest, part), definition)
+
+
+def test_every_body_has_an_example() -> None:
+    assert {".".join(path.name.split(".")[:2]) for path in EXAMPLES} == set(STRUCTS)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_valid_and_survive_the_struct(example: Path) -> None:
+    name = ".".join(example.name.split(".")[:2])
+    validator = Draft202012Validator(schema_of(name), format_checker=FormatChecker())
+    content = example.read_bytes()
+    validator.validate(json.loads(content))
+    decoded = msgspec.json.decode(content, type=STRUCTS[name])
+    assert json.loads(msgspec.json.encode(decoded)) == json.loads(content)
