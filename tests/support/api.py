@@ -74,7 +74,7 @@ class Api:
             data = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
         async with self.session.request(method, self.url + path, headers=sent, data=data) as response:
-            got = Got(response.status, dict(response.headers), await response.read())
+            got = Got(response.status, response.headers.copy(), await response.read())
         self.check(method, path.partition("?")[0], got)
         return got
 
@@ -178,9 +178,7 @@ async def running_api(database_url: str, folder: Path, **settings: Any) -> Async
     listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(serve(made, health, stopping, SystemClock(), listening.set_result))
     try:
-        await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+        port = await asyncio.wait_for(listening, 10)
 
         async def is_ready() -> bool:
             return health.waiting_for is None or bool(settings.get("database_is_away"))

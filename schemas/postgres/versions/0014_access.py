@@ -3,7 +3,7 @@
 from schemas.postgres.sql_file import run_sql_file
 
 revision = "0014"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:

@@ -45,8 +45,8 @@ def build_contract() -> dict[str, Any]:
             "title": "Meterpost",
             "version": "1",
             "description": "Times are UTC and end with Z. Exact decimals are strings. Errors are RFC 9457 problems "
-            "with a stable code. Unknown fields are refused by name. A caller sees the organization of its token alone: "
-            "whatever belongs to another is not found.",
+            "with a stable code. Unknown fields are refused by name. A caller sees the organization of its token "
+            "alone: whatever belongs to another is not found.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

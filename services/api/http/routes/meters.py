@@ -14,6 +14,7 @@ from services.api.http.endpoint import Answer, Endpoint
 from services.api.http.known import KnownQuery, ValidFrom, as_known
 from services.api.http.paging import Cursor, Limit, link, page, read_cursor
 from services.api.http.problems import invalid, not_found
+from services.api.http.routes.measurements import SiteIds
 from services.api.http.routes.sites import from_when
 from services.api.registry_queries import AsKnown, Meter, MeterFilter
 from services.core.conversion import Utility, utility_of
@@ -31,7 +32,6 @@ MeterType = Annotated[
 Unit = Literal["kWh", "m3", "Nm3", "Sm3", "ft3", "SCF", "Gallon"]
 Modulus = Annotated[int, msgspec.Meta(ge=2, le=10**15, description="A register counts from 0 to one less than this.")]
 Unset = msgspec.UnsetType
-SiteIds = Annotated[list[Id], msgspec.Meta(max_length=250)]
 _SETTINGS = (
     "name",
     "site_id",
@@ -80,7 +80,7 @@ class MetersQuery(KnownQuery, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Which meters."""
 
     search: Annotated[str, msgspec.Meta(max_length=200, description="Part of name or serial number.")] | None = None
-    site_id: SiteIds = []
+    site_id: SiteIds = msgspec.field(default_factory=list)
     utility: Utility | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
