@@ -7,6 +7,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from services.cli import (
+    access_commands,
     ingest_commands,
     job_connection,
     late_commands,
@@ -96,6 +97,8 @@ app.add_typer(windows.app, name="windows")
 app.add_typer(late_commands.app, name="late")
 app.add_typer(notification_commands.app, name="notifications")
 app.add_typer(secret_commands.app, name="secrets")
+app.add_typer(access_commands.clients, name="api-clients")
+app.add_typer(access_commands.users, name="users")
 app.add_typer(setup_commands.database_app, name="db")
 app.add_typer(setup_commands.topics_app, name="topics")
 

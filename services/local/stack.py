@@ -12,6 +12,7 @@ from threading import Event
 
 import aiohttp
 
+from services.local.api_client import ensure_api_client
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.demo_catalog import ORGANIZATION
@@ -20,7 +21,7 @@ from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
-from services.local.ports import remembered_port
+from services.local.ports import LOOPBACK, remembered_port
 from services.local.postgres_server import PostgresServer
 from services.local.seed_demo import Destination, seed_demo
 from services.local.settings import LocalSettings
@@ -53,6 +54,7 @@ class Stack:
     receivers: list[Service] = field(default_factory=list)
     """Those of the services that have no health address: they are the customer's, not ours."""
     pool: Pool | None = None
+    api_url: str = ""
     endpoints: Endpoints | None = None
     background: Background = field(default_factory=Background)
     ending: Event = field(default_factory=Event)
@@ -88,6 +90,8 @@ class Stack:
         receiver, url = self._receiver(certificates)
         files = file_receivers(self.folder, certificates)
         await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files)
+        client_file = await ensure_api_client(self.pool, self.folder / "api-client.json", self.clock.now())
+        self.api_url = f"http://{LOOPBACK}:{remembered_port(self.folder / 'api-port.json', configured=None)}"
         self.receivers = [receiver, *(file.service for file in files)]
         self.services = [*self.receivers, *self._services(kafka, database)]
         self.say("starting " + ", ".join(service.name for service in self.services))
@@ -105,6 +109,8 @@ class Stack:
             file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
             secret_keys_file=self.secret_keys_file,
+            api_url=self.api_url,
+            api_client_file=client_file,
         )
         self.endpoints.write(self.folder)
 
@@ -200,12 +206,15 @@ class Stack:
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
+            "METERPOST_API_PORT": self.api_url.rpartition(":")[2],
+            "METERPOST_API_PUBLIC_URL": self.api_url,
         }
         if self.secret_keys_file is not None:
             environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
+            "api": ["services.api"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
         }
         if self.settings.fleet:

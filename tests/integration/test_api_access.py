@@ -43,10 +43,20 @@ BODIES: dict[str, Any] = {
     "attach": {"device_id": "LG-0", "input": 1, "meter_id": 1},
     "create_meter": {"name": "X", "meter_type": "Water", "site_id": 1, "unit": "m3", "units_per_pulse": "1"},
     "edit_meter": {"name": "X"},
+    "create_job": {
+        "name": "X",
+        "frequency": "hour",
+        "resolution_minutes": 60,
+        "destination": {"transport": "https", "url": "https://example.org/in"},
+    },
+    "edit_job": {"name": "X"},
+    "duplicate_job": {"name": "X"},
+    "ask_job": {"kind": "retry"},
 }
 QUERIES = {
     "list_measurements": "?from=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&resolution=60",
     "list_readings": "?from=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&meter_id=1",
+    "dry_run_job": "?slot=2026-01-01T00:00:00Z",
     "show_data_sample": "?data=catalog&format=csv",
 }
 FOREIGN_IN_BODY = {"attach", "create_meter"}
@@ -64,6 +74,14 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
         VALUES (1, 1, 'a@example.org', 'A', 'none', 'admin', now());
         INSERT INTO api_client (client_id, organization_id, name, secret_sha256, role, created_at)
         VALUES ('mp-first', 1, 'First', '', 'viewer', now());
+        INSERT INTO export_job (job_id, organization_id, starts_at) VALUES (1, 1, '2026-11-20T10:00Z');
+        INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data, frequency_minutes,
+                                        resolution_minutes, transport, transport_settings)
+        VALUES (1, 1, 1, '2026-11-20T10:00Z', 'Hourly', 'meters_measurements', 60, 60, 'https',
+                '{"url": "https://example.org/"}');
+        INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
+        VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned');
+        SELECT setval(pg_get_serial_sequence('export_job', 'job_id'), 100);
         SELECT setval(pg_get_serial_sequence(name, name || '_id'), 100)
         FROM unnest(ARRAY['organization', 'site', 'meter']) name;
         SELECT setval(pg_get_serial_sequence('user_account', 'user_id'), 100);

@@ -42,15 +42,17 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
             start,
         )
         await connection.execute(
-            "INSERT INTO window_closing (resolution_minutes, window_start, bucket, cut_off, catalog_revision, row_count, "
-            "sha256, offsets) SELECT 60, $1, bucket, $1 + interval '65 minutes', 1, 1, '', '{}' "
+            "INSERT INTO window_closing (resolution_minutes, window_start, bucket, cut_off, catalog_revision, "
+            "row_count, sha256, offsets) "
+            "SELECT 60, $1::timestamptz, bucket, $1::timestamptz + interval '65 minutes', 1, 1, '', '{}' "
             "FROM generate_series(0, 7) bucket",
             start,
         )
     for table, value, late in (("reading", 7, 90), ("reading_superseded", 5, 1)):
         await connection.execute(
-            f"INSERT INTO {table} (measured_at, arrived_at, value, source_offset, meter_id, revision, source_partition, "
-            "source_place, interval_minutes, source_topic, is_register) SELECT $1, $2, $3, 1, n, 0, 0, 0, 1, 1, n = 2 "
+            f"INSERT INTO {table} (measured_at, arrived_at, value, source_offset, meter_id, revision, "
+            "source_partition, source_place, interval_minutes, source_topic, is_register) "
+            "SELECT $1, $2, $3, 1, n, 0, 0, 0, 1, 1, n = 2 "
             "FROM generate_series(1, 10) n",
             *(T0, T0 + timedelta(minutes=late), value),
         )

@@ -6,12 +6,15 @@ from services.api.http.routes import (
     clients,
     data_sample,
     devices,
+    dry_run,
+    jobs,
     measurements,
     meter_import,
     meters,
     oauth,
     organizations,
     people,
+    runs,
     sites,
 )
 
@@ -26,5 +29,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *meters.ENDPOINTS,
     *measurements.ENDPOINTS,
     *data_sample.ENDPOINTS,
+    *jobs.ENDPOINTS,
+    *dry_run.ENDPOINTS,
+    *runs.ENDPOINTS,
     *audit.ENDPOINTS,
 )

@@ -1,6 +1,6 @@
 """Sites: what they are called, and the zone in which their days begin."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -144,7 +144,9 @@ async def find(call: Call, site_id: int, known: AsKnown) -> Site:
 
 def from_when(call: Call, told: datetime | msgspec.UnsetType | None) -> datetime | None:
     """Return from when on a change holds; None: since ever."""
-    return call.now if told is msgspec.UNSET else told
+    if told is msgspec.UNSET:
+        return call.now
+    return None if told is None else told.astimezone(UTC)
 
 
 def check_zone(name: str) -> None:
