@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey
 from joserfc.jws import extract_compact
 
 from services.platform.postgres import Connection, Pool, transaction
-from services.platform.secrets import Vault
+from services.platform.secrets import Vault, sealed_with
 
 ALGORITHM = "ES256"
 TYPE = "at+jwt"
@@ -56,7 +56,10 @@ class SigningKeys:
         return self._newest is not None
 
     async def refresh(self, pool: Pool, now: datetime) -> None:
-        """Load the keys, making and forgetting some where it is time. Raises Unavailable; UserError without a ring."""
+        """Load the keys, making and forgetting some where it is time. Raises Unavailable; UserError without a ring.
+
+        Raises KeyMissing where the newest is sealed with a key of the ring that is not known here.
+        """
         async with transaction(pool) as connection:
             rows = await self._rows(connection)
             if not rows or self._is_due(rows[0], now):
@@ -123,7 +126,9 @@ class SigningKeys:
 
     def _is_due(self, newest: Mapping[str, Any], now: datetime) -> bool:
         sealed = newest["private_sealed"]
-        return now - newest["created_at"] >= self._rotate_after or not self._vault.is_newest(sealed)
+        # A ring key that is not known here is newer than this process's ring: not ours to replace.
+        is_outdated = not self._vault.is_newest(sealed) and sealed_with(sealed) in self._vault.key_ids
+        return now - newest["created_at"] >= self._rotate_after or is_outdated
 
     async def _rows(self, connection: Connection) -> list[Mapping[str, Any]]:
         rows = await connection.fetch(

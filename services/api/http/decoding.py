@@ -23,7 +23,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=120, pattern=r"^[^\x
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
-_UNKNOWN = re.compile(r"contains unknown field `(?P<field>.*)`(?: - at `(?P<at>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"contains unknown field `(?P<field>.*?)`(?: - at `(?P<at>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>.*?)`(?: - at `(?P<at>.*)`)?$")
 _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `(?P<at>.*)`)?$", re.DOTALL)
 
