@@ -208,8 +208,29 @@ async def test_mistakes_get_an_answer_that_says_how_to_mend_them(api: Api) -> No
         got = await api.call(method, path, token=token, body=body)
         assert (got.status, got.json["code"], got.json.get("field")) == (status, code, field), (path, got.json)
         assert hint in got.json["detail"], got.json
-    text = await api.call("POST", "/v1/sites", token=token, data="{", headers={"Content-Type": "application/json"})
-    assert (text.status, text.json["code"]) == (400, "malformed_body")
+    broken = await api.call("POST", "/v1/sites", token=token, data="{", headers={"Content-Type": "application/json"})
+    assert (broken.status, broken.json["code"]) == (400, "malformed_body")
+    for text in (
+        '{"name": "a\\u0000", "time_zone": "UTC"}',
+        '{"name": "\\ud800", "time_zone": "UTC"}',
+        "[]",
+        "null",
+        "",
+    ):
+        got = await api.call("POST", "/v1/sites", token=token, data=text, headers={"Content-Type": "application/json"})
+        assert got.status in {400, 422}, (text, got)
+    for path in (
+        "/v1/devices/a%00b",
+        "/v1/sites?search=%00",
+        "/v1/sites?search=%ff",
+        "/v1/devices/%2F",
+        "/v1/runs/%00",
+    ):
+        assert (await api.get(path, token)).status in {200, 404, 422}, path
+    for basic in ("AA==", "Og==", "!!", "AAA6AA=="):
+        form_body = {"grant_type": "client_credentials"}
+        got = await api.call("POST", "/oauth/token", headers={"Authorization": f"Basic {basic}"}, data=form_body)
+        assert got.status in {400, 401}, (basic, got)
     form = await api.call("POST", "/v1/sites", token=token, data="{}", headers={"Content-Type": "text/plain"})
     assert (form.status, form.json["code"]) == (415, "unsupported_media_type")
     long = await api.call("POST", "/v1/sites", token=token, body={"name": "x" * 300_000, "time_zone": "UTC"})

@@ -30,6 +30,8 @@ _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `(?P<at>.*)`)?$", re.DOTALL)
 
 def decode_json(body: bytes, kind: type[StructT]) -> StructT:
     """Return a body as a struct. Raises Problem."""
+    if b"\\u0000" in body:
+        raise Problem("malformed_body", "the body holds the character U+0000, which no text has")
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

@@ -19,7 +19,7 @@ from services.api.http.routes.job_forms import (
     shown,
     to_stored,
 )
-from services.api.job_queries import Job, find_job, list_jobs
+from services.api.job_queries import Job, JobFilter, find_job, jobs_page
 from services.api.job_settings import JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, locked_job, pause_job, resume_job
 from services.core.schedule import FREQUENCY_NAMES, Slot, first_slot, next_slot
@@ -72,13 +72,12 @@ class Slots(msgspec.Struct, frozen=True):
 async def show_jobs(call: Call) -> Answer:
     """List jobs."""
     query = call.query(JobsQuery)
-    found = [one for one in await list_jobs(call.connection, call.organization_id) if _fits(call, query, one)]
-    found.sort(key=lambda one: _key(query, one))
     after = read_cursor(query, [str, int])
-    if after is not None:
-        found = [one for one in found if _key(query, one) > (after[0], after[1])]
-    rows, cursor = page(query, found[: query.limit + 1], lambda one: list(_key(query, one)))
-    return Answer(Jobs([shown(one) for one in rows], cursor), headers=link(call, cursor))
+    wanted = JobFilter(query.search, query.state, query.transport, call.caller.site_ids, query.sort == "name")
+    last = None if after is None else (after[0], after[1])
+    found = await jobs_page(call.connection, call.organization_id, wanted, last, query.limit + 1)
+    rows, cursor = page(query, found, lambda one: [one[1], one[0].job_id])
+    return Answer(Jobs([shown(job) for job, _key in rows], cursor), headers=link(call, cursor))
 
 
 async def show_job(call: Call) -> Answer:
@@ -236,20 +235,6 @@ def _check_sites(call: Call, settings: JobSettings) -> None:
         raise invalid("site_ids", "name the sites: the caller's rights do not reach all of them")
     if missing := sorted(set(settings.site_ids) - set(held)):
         raise invalid("site_ids", f"the organization has no site with the id {', '.join(map(str, missing))}")
-
-
-def _fits(call: Call, query: JobsQuery, job: Job) -> bool:
-    if not is_visible(call, job):
-        return False
-    if query.search is not None and query.search.casefold() not in job.settings.name.casefold():
-        return False
-    if query.transport is not None and query.transport != job.settings.transport:
-        return False
-    return query.state is None or query.state == job.state
-
-
-def _key(query: JobsQuery, job: Job) -> tuple[str, int]:
-    return (job.settings.name.casefold() if query.sort == "name" else "", job.job_id)
 
 
 ENDPOINTS = (

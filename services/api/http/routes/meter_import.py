@@ -43,6 +43,8 @@ async def import_csv(call: Call) -> Answer:
         text = call.raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Problem("malformed_body", f"the file is not UTF-8: the byte number {error.start + 1} is wrong") from None
+    if "\0" in text:
+        raise Problem("malformed_body", "the file holds the character U+0000, which no text has")
     found = parse_meter_csv(text)
     if found.problems:
         raise _refused(found.problems)

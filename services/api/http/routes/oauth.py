@@ -98,7 +98,7 @@ def _credentials(call: Call, asked: TokenRequest) -> tuple[str, str]:
             raise _Refused("invalid_request", "the Authorization header is not HTTP Basic")
         if asked.client_secret is not None:
             raise _Refused("invalid_request", "send the secret once: by HTTP Basic, or in the form")
-        return unquote_plus(client_id), unquote_plus(secret)
+        return unquote_plus(client_id).replace("\0", ""), unquote_plus(secret)
     if asked.client_id is None or asked.client_secret is None:
         raise _Refused("invalid_request", "send client_id and client_secret, by HTTP Basic or in the form")
     return asked.client_id.replace("\0", ""), asked.client_secret
