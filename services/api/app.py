@@ -16,8 +16,8 @@ from services.api.settings import ApiSettings
 from services.api.signing_keys import SigningKeys
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import OperatorNeeded, Unavailable
+from services.platform.health import Health
 from services.platform.postgres import Patience, Pool, connect_pool, transaction, wait_or_stop
-from services.platform.telemetry import Health
 
 LOOK_SECONDS = 15.0
 FORGET_EVERY = 40

@@ -20,9 +20,9 @@ from services.api.access_store import create_client
 from services.api.app import serve
 from services.api.settings import ApiSettings
 from services.platform.clock import SystemClock
+from services.platform.health import Health
 from services.platform.postgres import connect_pool, transaction
 from services.platform.secrets import new_key
-from services.platform.telemetry import Health
 from tests.support.platform import REPOSITORY
 from tests.support.polling import eventually_async
 
