@@ -45,6 +45,8 @@ GROUPS = {
     "receiver": Group("For receivers: is what arrived whole, sound and unchanged?", ("receiver_commands",)),
     "notifications": Group("Whom to tell when a job fails, stops or recovers.", ("notification_commands",)),
     "secrets": Group("The keys that seal the secrets of jobs in the database.", ("secret_commands",)),
+    "api-clients": Group("Machines that may use the HTTP API.", ("access_commands:clients",)),
+    "users": Group("People who may use the HTTP API.", ("access_commands:users",)),
     "db": Group("The database's tables.", ("setup_commands:database_app",)),
     "topics": Group("The topics on Kafka.", ("setup_commands:topics_app",)),
 }

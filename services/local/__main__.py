@@ -99,6 +99,7 @@ def _addresses(stack: Stack) -> list[tuple[str, str]]:
     return [
         ("Kafka", endpoints.kafka),
         ("PostgreSQL", without_password(endpoints.database)),
+        ("HTTP API", f"{endpoints.api_url} (a client's id and secret: {endpoints.api_client_file})"),
         ("HTTPS receiver", endpoints.receiver_url),
         *(
             (f"{name.upper()} receiver", f"{name}://{one['user']}@{one['host']}:{one['port']}")

@@ -30,6 +30,9 @@ class Endpoints:
     """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
     secret_keys_file: Path | None = None
     hosted_folder: dict[str, Any] = field(default_factory=dict)
+    api_url: str = ""
+    api_client_file: Path = Path()
+    """Id and secret of a client of the demo organization, for its owner only."""
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -37,6 +40,7 @@ class Endpoints:
             "supervisor_pid": os.getpid(),
             "kafka": self.kafka,
             "topic_prefix": self.topic_prefix,
+            "api": {"url": self.api_url, "client_file": str(self.api_client_file)},
             "database": self.database,
             "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
             "receivers": {

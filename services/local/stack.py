@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from services.local.api_client import ensure_api_client
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.demo_catalog import ORGANIZATION, Destination
@@ -22,7 +23,7 @@ from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
-from services.local.ports import remembered_port
+from services.local.ports import LOOPBACK, remembered_port
 from services.local.postgres_server import PostgresServer
 from services.local.seed_demo import seed_demo
 from services.local.settings import LocalSettings
@@ -55,6 +56,7 @@ class Stack:
     receivers: list[Service] = field(default_factory=list)
     """Those of the services that have no health address: they are the customer's, not ours."""
     pool: Pool | None = None
+    api_url: str = ""
     endpoints: Endpoints | None = None
     background: Background = field(default_factory=Background)
     ending: Event = field(default_factory=Event)
@@ -93,6 +95,8 @@ class Stack:
         secret_file = self.folder / "certificates" / "signing-secret"
         ca_pem = certificates.authority.read_text(encoding="ascii")
         await self._seed(self.pool, Destination(url, ca_pem, ensure_signing_secret(secret_file)), files, hosted)
+        client_file = await ensure_api_client(self.pool, self.folder / "api-client.json", self.clock.now())
+        self.api_url = f"http://{LOOPBACK}:{remembered_port(self.folder / 'api-port.json', configured=None)}"
         self.receivers = [receiver, *(file.service for file in files), hosted.customer()]
         self.services = [*self.receivers, *self._services(kafka, database, hosted)]
         self.say("starting " + ", ".join(service.name for service in self.services))
@@ -112,6 +116,8 @@ class Stack:
             topic_prefix=self.settings.topic_prefix,
             secret_keys_file=self.secret_keys_file,
             hosted_folder=hosted.endpoint(),
+            api_url=self.api_url,
+            api_client_file=client_file,
         )
         self.endpoints.write(self.folder)
 
@@ -209,12 +215,15 @@ class Stack:
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
+            "METERPOST_API_PORT": self.api_url.rpartition(":")[2],
+            "METERPOST_API_PUBLIC_URL": self.api_url,
         }
         if self.secret_keys_file is not None:
             environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
+            "api": ["services.api"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
             "dropbox": ["services.dropbox"],
         }

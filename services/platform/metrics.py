@@ -163,3 +163,16 @@ DROPBOX_RECORDS_LOST = Counter(
     "Records that were not kept because the database was away for too long; the log has them.",
     registry=REGISTRY,
 )
+API_REQUESTS = Counter(
+    "meterpost_api_requests",
+    "Requests answered by the HTTP API, by operation (`none`: there is nothing at that address).",
+    labelnames=("operation", "status"),
+    registry=REGISTRY,
+)
+API_SECONDS = Histogram(
+    "meterpost_api_seconds",
+    "From a request's head to its answer.",
+    labelnames=("operation",),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_settings import BaseSettings
 
+from services.api.settings import ApiSettings
 from services.cli.places import DATABASE_VARIABLE, KAFKA_VARIABLE, TOPIC_PREFIX_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
@@ -26,6 +27,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 ONE_SHOT = {"migrate", "seed", "cli", "dropbox-keys"}
 SETTINGS: dict[str, type[BaseSettings]] = {
+    "services.api": ApiSettings,
     "services.ingest": IngestSettings,
     "services.windowing": WindowingSettings,
     "services.delivery": DeliverySettings,
@@ -88,7 +90,7 @@ def test_every_variable_is_a_setting_of_what_it_is_given_to(name: str) -> None:
 def test_every_variable_of_the_image_is_a_setting_of_every_service() -> None:
     ours = {_field(key) for key in image_environment() if key.startswith(ENVIRONMENT_PREFIX)}
     assert ours == {"health_host", "health_port"}
-    for settings in (IngestSettings, WindowingSettings, DeliverySettings, DropboxSettings, FleetSettings):
+    for settings in (ApiSettings, IngestSettings, WindowingSettings, DeliverySettings, DropboxSettings, FleetSettings):
         assert ours <= set(settings.model_fields)
 
 

@@ -27,6 +27,7 @@ from tests.support.compose import (
 CHECKS = [
     ["-m", "services.ingest", "--check-config"],
     ["-m", "services.windowing", "--check-config"],
+    ["-m", "services.api", "--check-config"],
     *(["-m", "services.delivery", name, "--check-config"] for name in ("https", "sftp", "ftps")),
     ["-m", "services.dropbox", "--check-config"],
     ["-m", "services.local.fleet", "--check-config"],

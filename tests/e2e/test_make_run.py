@@ -1,5 +1,6 @@
 """What `make run` starts: the first delivery, a second start, crashes, a second instance, and refusals."""
 
+import json
 import os
 import signal
 import stat
@@ -7,6 +8,8 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import asyncpg
 import pytest
@@ -69,6 +72,13 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]
     assert not demo.said(password)
+    client_file = Path(endpoints["api"]["client_file"])
+    assert demo.said(endpoints["api"]["url"], str(client_file))
+    assert stat.S_IMODE(client_file.stat().st_mode) == 0o600
+    form = urlencode({"grant_type": "client_credentials", **json.loads(client_file.read_bytes())})
+    token_url = endpoints["api"]["url"] + "/oauth/token"
+    with urlopen(token_url, data=form.encode(), timeout=10) as answer:  # noqa: S310 - the demo's own address
+        assert json.load(answer)["scope"] == "viewer admin exporter"
 
 
 def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: Path) -> None:
