@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from pyftpdlib.handlers import TLS_FTPHandler
 
 from services.core.retry import Answer, Verdict
 from services.core.schedule import Slot
@@ -234,6 +235,16 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(server: File
     assert (await destination.send(part()))[:2] == (Verdict.STOP, "address_forbidden")
     assert [(step.name, step.passed) async for step in destination.check()] == [("resolve", False)]
     await transport.aclose()
+
+
+async def test_an_address_that_an_ftps_server_names_is_not_connected_to(
+    certificates: CertificateFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data goes to where the control connection leads, which was judged."""
+    monkeypatch.setattr(TLS_FTPHandler, "masquerade_address", "192.0.2.1")
+    async with in_process_ftps()(tmp_path, certificates) as server:
+        assert (await send(server)).reason == "stored"
+        assert server.files() == {"7-Hourly_1of1.csv": ROWS}
 
 
 async def test_a_name_that_leads_elsewhere_the_next_time_is_judged_by_the_address_that_is_used(
