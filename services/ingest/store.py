@@ -184,13 +184,8 @@ class IngestStore:
         A batch that is stored already, by a commit whose answer was lost, is not stored again.
         Raises Superseded, with nothing written, where another process owns one of the partitions.
         """
-        await self._ensure_days(plan.days)
         try:
-            await self._store(batch, plan, turn)
-        except asyncpg.UniqueViolationError:
-            # Somebody else stored a reading that we took for new. The merge is right in any case.
-            INGEST_MERGED_BATCHES.inc()
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
+            await self._store_by_any_way(batch, plan, turn)
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
                 await self._end_zombies()
@@ -199,13 +194,29 @@ class IngestStore:
             if not await self._is_stored(batch):
                 raise
             log.info("batch_stored_already")
-        except (UserError, asyncpg.CheckViolationError) as error:
-            # A day that was there has been dropped since; a reading for it came after all, and gets one.
-            if isinstance(error, UserError) and not isinstance(error.__cause__, asyncpg.UndefinedTableError):
-                raise
-            self._known_days -= plan.days
+
+    async def _store_by_any_way(self, batch: Batch, plan: EncodedPlan, turn: Turn) -> None:
+        """Store a batch as planned, or by the merge, which is right in any case, where the plan was mistaken."""
+        for is_last_try in (False, False, True):
             await self._ensure_days(plan.days)
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
+            try:
+                await self._store(batch, plan, turn)
+            except asyncpg.UniqueViolationError:
+                # A reading that we took for new is stored: by somebody else, or by us, and the answer was lost.
+                if is_last_try:
+                    raise
+                if await self._is_stored(batch):
+                    log.info("batch_stored_already")
+                    return
+                INGEST_MERGED_BATCHES.inc()
+            except (UserError, asyncpg.CheckViolationError) as error:
+                # A day that was there has been dropped since; a reading for it came after all, and gets one.
+                if is_last_try or not _is_a_day_missing(error):
+                    raise
+                self._known_days -= plan.days
+            else:
+                return
+            plan = await encode_plan(merge_everything(batch.versions))
 
     async def _is_stored(self, batch: Batch) -> bool:
         """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
@@ -315,6 +326,10 @@ class IngestStore:
 
 # Stands for -infinity in Python, whose earliest aware instant cannot be shifted between zones.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+
+
+def _is_a_day_missing(error: UserError | asyncpg.CheckViolationError) -> bool:
+    return not isinstance(error, UserError) or isinstance(error.__cause__, asyncpg.UndefinedTableError)
 
 
 async def _copy(connection: Connection, table: str, pieces: list[bytes]) -> None:
