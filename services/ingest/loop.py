@@ -30,7 +30,7 @@ from services.ingest.ticks import Ticker
 from services.ingest.trial import BATCHES_ON_TRIAL, VANISHED_OWNERS, deadly_records
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded, Superseded, Unavailable
+from services.platform.errors import MeterpostError, OperatorNeeded, Superseded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import (
     INGEST_BATCH_SECONDS,
@@ -81,6 +81,7 @@ class Ingest:
         self._registry = Registry()
         self._registry_looked = 0.0
         self._generation = -1
+        self._held: dict[Partition, Position] = {}  # claimed, whether we came to read it or not
         self._positions: dict[Partition, Position] = {}
         self._waiting = Backlog()
         self._marks = HighWaterMarks()
@@ -91,6 +92,7 @@ class Ingest:
 
     async def run(self) -> None:
         """Work until told to stop. Raises Superseded when another process owns what we thought ours."""
+        is_orderly = True
         try:
             while not self._patience.stopping.is_set():
                 self._patience.health.progress()
@@ -112,9 +114,14 @@ class Ingest:
         except GapFound as gap:
             await self._keep_gap(gap)
             raise
+        except Exception as error:
+            # What nobody expected may come from a record, like the end of a process: then owner after owner vanishes.
+            is_orderly = isinstance(error, MeterpostError)
+            raise
         finally:
             await self._in_flight.abandon()
-            await self._release()
+            if is_orderly:
+                await self._release()
 
     async def _poll(self) -> None:
         """Fetch for the partitions of which nothing waits; those that are ahead wait until the others are there."""
@@ -136,8 +143,15 @@ class Ingest:
         self._waiting.clear()
         await self._release()
         self._positions, self._stored = {}, {}
+
+        async def claim() -> dict[Partition, Position]:
+            # By the time that PostgreSQL answers again it may have been assigned to somebody else, who owns it by now.
+            is_ours = generation == self._consumer.generation
+            return await self._store.claim(assigned, self._settings.instance, self._held) if is_ours else {}
+
         if assigned:
-            positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
+            positions = await self._patience.postgres(claim)
+            self._held = {**self._held, **positions}
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
             end = await self._patience.kafka(lambda: self._consumer.end_offsets(assigned))
             if generation != self._consumer.generation:
@@ -156,9 +170,9 @@ class Ingest:
 
     async def _release(self) -> None:
         """Let go of what we owned. Where PostgreSQL is away, whoever comes next is more careful than needed."""
-        with suppress(Unavailable, TimeoutError):
+        with suppress(MeterpostError, TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._store.release(self._positions)
+                await self._store.release(self._held)
 
     async def _refresh_registry(self) -> bool:
         """Take over what the catalog recorded since the last look; tell whether there was anything."""

@@ -54,10 +54,12 @@ _CLAIM = """
     VALUES ($1, $2, 0, 1, $3, 0, false)
     ON CONFLICT (topic, partition) DO UPDATE
     SET epoch = mine.epoch + 1, owner = $3, updated_at = now(), claimed_offset = mine.next_offset, is_released = false,
-        crash_count = CASE WHEN mine.is_released OR mine.owner = $3 OR mine.claimed_offset <> mine.next_offset THEN 0
+        crash_count = CASE WHEN mine.claimed_offset <> mine.next_offset THEN 0
+                           WHEN mine.is_released OR mine.epoch = $4 THEN mine.crash_count
                            ELSE mine.crash_count + 1 END
     RETURNING epoch, next_offset, watermark, first_arrival, recent_stored, recent_refused, crash_count
 """
+_NOTHING: Mapping[Partition, Position] = {}
 _RELEASE = """
     UPDATE ingest_progress AS mine SET is_released = true
     FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS held (topic, partition, epoch)
@@ -136,9 +138,12 @@ class IngestStore:
         self._begin_writing = _BEGIN_WRITING.format(milliseconds=zombie_after // MILLISECOND)
         self._known_days: set[date] = set()
 
-    async def claim(self, partitions: Iterable[Partition], owner: str) -> dict[Partition, Position]:
+    async def claim(
+        self, partitions: Iterable[Partition], owner: str, held: Mapping[Partition, Position] = _NOTHING
+    ) -> dict[Partition, Position]:
         """Become the owner of partitions: whoever owned them before can write no more.
 
+        `held`: what this very process, which a name does not tell, claimed before.
         Raises Unavailable where a former owner still holds one in a transaction; its session is ended when it has
         been silent in there for long, so trying again helps.
         """
@@ -148,7 +153,9 @@ class IngestStore:
                 milliseconds = self._zombie_after // MILLISECOND
                 await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
                 for topic, partition in sorted(partitions):
-                    row = await connection.fetchrow(_CLAIM, topic, partition, owner)
+                    before = held.get((topic, partition))
+                    epoch_before = before.epoch if before else None
+                    row = await connection.fetchrow(_CLAIM, topic, partition, owner, epoch_before)
                     assert row is not None  # noqa: S101 - the statement always returns its row
                     epoch, next_offset, watermark, first_arrival, stored, refused, crash_count = row.values()
                     recent = Recent(stored, refused)
