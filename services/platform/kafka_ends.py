@@ -8,9 +8,8 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from services.core.times import from_epoch_milliseconds
 from services.platform.errors import Unavailable
-from services.platform.kafka import Partition
+from services.platform.kafka import Partition, stamped_at
 
 
 class PartitionEnd(NamedTuple):
@@ -38,7 +37,7 @@ async def partition_ends(
                 consumer.seek(tp, end[tp] - 1)
             while len(newest) < len(filled):
                 for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
+                    newest[tp] = stamped_at(max(record.timestamp for record in records))
     except (KafkaError, OSError, TimeoutError) as error:
         raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
     finally:
