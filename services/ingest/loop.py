@@ -17,7 +17,6 @@ import structlog
 from services.core.columns import late_counts
 from services.core.readings import SourceTopic
 from services.core.registry import Registry
-from services.core.times import EPOCH
 from services.ingest.backlog import Backlog
 from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of, describe_refusals
 from services.ingest.doorbell import Doorbell
@@ -25,6 +24,7 @@ from services.ingest.gaps import GapFound, check_log
 from services.ingest.in_flight import InFlight
 from services.ingest.refusal_guard import RefusalGuard, total_of
 from services.ingest.settings import IngestSettings
+from services.ingest.standing import Standing
 from services.ingest.store import IngestStore, Turn
 from services.ingest.ticks import Ticker
 from services.ingest.trial import BATCHES_ON_TRIAL, VANISHED_OWNERS, deadly_records
@@ -40,7 +40,6 @@ from services.platform.metrics import (
     INGEST_REFUSED,
     INGEST_REFUSED_SHARE,
     INGEST_SUPERSEDED,
-    INGEST_WATERMARK,
 )
 from services.platform.postgres import Patience
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
@@ -60,6 +59,7 @@ class Edges(NamedTuple):
     store: IngestStore
     ticker: Ticker
     doorbell: Doorbell
+    standing: Standing
 
 
 class Ingest:
@@ -67,7 +67,7 @@ class Ingest:
 
     def __init__(self, settings: IngestSettings, edges: Edges, patience: Patience) -> None:
         self._settings = settings
-        self._consumer, self._store, self._ticker, self._doorbell = edges
+        self._consumer, self._store, self._ticker, self._doorbell, self._standing = edges
         self._patience = patience
         self._builder = BatchBuilder(
             source_topics={
@@ -143,6 +143,7 @@ class Ingest:
         self._waiting.clear()
         await self._release()
         self._positions, self._stored = {}, {}
+        self._standing.claimed({})
 
         async def claim() -> dict[Partition, Position]:
             # By the time that PostgreSQL answers again it may have been assigned to somebody else, who owns it by now.
@@ -164,6 +165,7 @@ class Ingest:
             self._trials_left = BATCHES_ON_TRIAL if vanished >= VANISHED_OWNERS else 0
             if self._trials_left:
                 log.warning("owners_vanished", in_a_row=vanished, action="judge the next records apart first")
+        self._standing.claimed(self._positions)
         self._generation = generation
         self._patience.health.started()
         log.info("claimed", partitions=len(assigned), generation=generation)
@@ -208,8 +210,7 @@ class Ingest:
         for row in batch.rejected:
             INGEST_REFUSED.labels(row.reason).inc()
         for move in batch.advances:
-            seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
-            INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
+            self._standing.moved((move.topic, move.partition), move.position)
         self._doorbell.note(batch)
         self._stored.update({(move.topic, move.partition): move.position.next_offset for move in batch.advances})
 
