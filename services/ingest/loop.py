@@ -148,9 +148,10 @@ class Ingest:
         async def claim() -> dict[Partition, Position]:
             # By the time that PostgreSQL answers again it may have been assigned to somebody else, who owns it by now.
             is_ours = generation == self._consumer.generation
-            return await self._store.claim(assigned, self._settings.instance, self._held) if is_ours else {}
+            return await self._store.claim(begins, self._settings.instance, self._held) if is_ours else {}
 
         if assigned:
+            begins = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
             positions = await self._patience.postgres(claim)
             self._held = {**self._held, **positions}
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
@@ -159,7 +160,7 @@ class Ingest:
                 return
             for partition, position in positions.items():
                 check_log(partition, position, first[partition], end[partition])
-                self._consumer.seek(partition, max(position.next_offset, first[partition]))
+                self._consumer.seek(partition, position.next_offset)
             self._positions = positions
             vanished = max(position.crash_count for position in positions.values())
             self._trials_left = BATCHES_ON_TRIAL if vanished >= VANISHED_OWNERS else 0
@@ -253,7 +254,7 @@ class Ingest:
     async def _check_gap(self, polled: PartitionBatch, position: Position) -> None:
         """Stop where the broker removed records that we have not read; a producer's transactions leave gaps, too."""
         key = (polled.topic, polled.partition)
-        if polled.records[0].offset > position.next_offset and position.watermark is not None:
+        if polled.records[0].offset > position.next_offset:
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets([key]))
             check_log(key, position, first[key], polled.records[0].offset)
 

@@ -1,6 +1,6 @@
 """The SQL of ingest: claiming partitions, one transaction per batch, the registry's changes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -51,7 +51,7 @@ _BEGIN_WRITING = """
 
 _CLAIM = """
     INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner, claimed_offset, is_released)
-    VALUES ($1, $2, 0, 1, $3, 0, false)
+    VALUES ($1, $2, $5, 1, $3, $5, false)
     ON CONFLICT (topic, partition) DO UPDATE
     SET epoch = mine.epoch + 1, owner = $3, updated_at = now(), claimed_offset = mine.next_offset, is_released = false,
         crash_count = CASE WHEN mine.claimed_offset <> mine.next_offset THEN 0
@@ -139,10 +139,11 @@ class IngestStore:
         self._known_days: set[date] = set()
 
     async def claim(
-        self, partitions: Iterable[Partition], owner: str, held: Mapping[Partition, Position] = _NOTHING
+        self, begins: Mapping[Partition, int], owner: str, held: Mapping[Partition, Position] = _NOTHING
     ) -> dict[Partition, Position]:
         """Become the owner of partitions: whoever owned them before can write no more.
 
+        `begins`: the partitions, each with the offset at which its log begins; there we begin if we never came before.
         `held`: what this very process, which a name does not tell, claimed before.
         Raises Unavailable where a former owner still holds one in a transaction; its session is ended when it has
         been silent in there for long, so trying again helps.
@@ -152,10 +153,10 @@ class IngestStore:
             async with transaction(self._pool) as connection:
                 milliseconds = self._zombie_after // MILLISECOND
                 await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
-                for topic, partition in sorted(partitions):
+                for (topic, partition), begin in sorted(begins.items()):
                     before = held.get((topic, partition))
                     epoch_before = before.epoch if before else None
-                    row = await connection.fetchrow(_CLAIM, topic, partition, owner, epoch_before)
+                    row = await connection.fetchrow(_CLAIM, topic, partition, owner, epoch_before, begin)
                     assert row is not None  # noqa: S101 - the statement always returns its row
                     epoch, next_offset, watermark, first_arrival, stored, refused, crash_count = row.values()
                     recent = Recent(stored, refused)

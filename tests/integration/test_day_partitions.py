@@ -103,7 +103,7 @@ async def test_dropping_never_waits_long_and_is_tried_again(pool: Pool, database
 @pytest.mark.parametrize("is_new", [True, False], ids=["by COPY", "by the merge"])
 async def test_a_reading_for_a_day_that_was_dropped_gets_a_new_one(pool: Pool, is_new: bool) -> None:
     store = IngestStore(pool)
-    position = (await store.claim([(TOPIC, 0)], "me"))[TOPIC, 0]
+    position = (await store.claim({(TOPIC, 0): 0}, "me"))[TOPIC, 0]
     for round_ in range(2):
         version = ReadingVersion(NOW, NOW, round_, position.next_offset, 1, 0, 0, 0, 1, 1, False)
         versions = Columns.of_versions([version])

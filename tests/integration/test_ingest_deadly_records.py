@@ -125,7 +125,7 @@ async def test_owners_count_as_vanished_when_they_neither_stored_anything_nor_le
         async def claimed_by(owner: str, *, remembers: bool = False) -> int:
             nonlocal position
             held = {PARTITION: position} if remembers and position is not None else {}
-            position = (await store.claim([PARTITION], owner, held))[PARTITION]
+            position = (await store.claim({PARTITION: 0}, owner, held))[PARTITION]
             return position.crash_count
 
         assert [await claimed_by("first"), await claimed_by("second"), await claimed_by("third")] == [0, 1, 2]

@@ -40,7 +40,7 @@ async def taken_for_new(position: Position, meter_ids: list[int]) -> tuple[Batch
 async def test_a_commit_whose_answer_was_lost_is_recognised_whatever_way_its_readings_took(pool: Pool) -> None:
     """Its rows are met in the COPY already, before its progress is looked at."""
     store = IngestStore(pool)
-    position = (await store.claim([PARTITION], "me"))[PARTITION]
+    position = (await store.claim({PARTITION: 0}, "me"))[PARTITION]
     batch, plan = await taken_for_new(position, [1, 2])
     merged = INGEST_MERGED_BATCHES._value.get()
     await store.store(batch, plan)
@@ -58,7 +58,7 @@ async def test_a_commit_whose_answer_was_lost_is_recognised_whatever_way_its_rea
 async def test_a_writer_that_froze_is_ended_when_it_is_met_in_the_merge_too(pool: Pool, database_url: str) -> None:
     """The COPY ends at a reading that is stored already; the merge waits behind the reading that the zombie holds."""
     store = IngestStore(pool, zombie_after=ZOMBIE_AFTER)
-    position = (await store.claim([PARTITION], "me"))[PARTITION]
+    position = (await store.claim({PARTITION: 0}, "me"))[PARTITION]
     batch, plan = await taken_for_new(position, [1])
     await store.store(batch, plan)
     [move] = batch.advances
@@ -89,7 +89,7 @@ async def test_a_writer_that_froze_is_ended_when_it_is_met_in_the_merge_too(pool
 
 async def test_a_day_that_is_dropped_under_a_repeated_commit_is_no_reason_to_store_it_twice(pool: Pool) -> None:
     store = IngestStore(pool)
-    position = (await store.claim([PARTITION], "me"))[PARTITION]
+    position = (await store.claim({PARTITION: 0}, "me"))[PARTITION]
     batch, plan = await taken_for_new(position, [1])
     await store.store(batch, plan)
     await pool.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
@@ -100,7 +100,7 @@ async def test_a_day_that_is_dropped_under_a_repeated_commit_is_no_reason_to_sto
 
 async def test_one_turn_that_fails_takes_the_next_batch_with_it(pool: Pool) -> None:
     store = IngestStore(pool)
-    position = (await store.claim([PARTITION], "me"))[PARTITION]
+    position = (await store.claim({PARTITION: 0}, "me"))[PARTITION]
 
     async def the_one_before_was_refused() -> None:
         await asyncio.sleep(0)
