@@ -120,6 +120,7 @@ class Ingest:
             raise
         finally:
             await self._in_flight.abandon()
+            self._standing.claimed({})
             if is_orderly:
                 await self._release()
 

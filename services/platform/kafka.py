@@ -203,6 +203,14 @@ class GroupConsumer:
         offset: int | None = self._consumer.highwater(TopicPartition(*partition))
         return offset
 
+    async def has_fetched_all(self, partition: Partition) -> bool:
+        """Tell whether the partition was read to the end that the last fetch saw.
+
+        What no reader is handed, the marks of a publisher's transactions, counts as read.
+        """
+        end = self.highwater(partition)
+        return end is not None and await self._consumer.position(TopicPartition(*partition)) >= end
+
     async def answers(self) -> bool:
         """Tell whether a broker answers now."""
         try:

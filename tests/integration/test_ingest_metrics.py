@@ -121,19 +121,24 @@ async def test_the_lag_is_told_while_the_database_is_slow(platform: Platform) ->
     await eventually_async(lags, 20, because="five records and five minutes wait")
 
 
+async def publish_in_a_transaction(platform: Platform, measured_at: datetime) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=platform.bootstrap_servers, transactional_id=platform.prefix + "one")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            stamp = int((measured_at + MINUTE).timestamp()) * 1000
+            value = upload("LG-0", [pulses(1, measured_at, 1)])
+            await producer.send(platform.topic(READINGS_LOGGER), value, timestamp_ms=stamp)
+    finally:
+        await producer.stop()
+
+
 async def test_a_publishers_transaction_hides_neither_status_nor_lag(platform: Platform) -> None:
     """The last offset of the log is the transaction's mark then, which no reader is handed."""
     await platform.declare_topics(partitions=1)
     await seed_catalog(platform.database_url)
     topic = platform.topic(READINGS_LOGGER)
-    producer = AIOKafkaProducer(bootstrap_servers=platform.bootstrap_servers, transactional_id=platform.prefix + "one")
-    await producer.start()
-    try:
-        async with producer.transaction():
-            stamp = int((T0 + MINUTE).timestamp()) * 1000
-            await producer.send(topic, upload("LG-0", [pulses(1, T0, 1)]), timestamp_ms=stamp)
-    finally:
-        await producer.stop()
+    await publish_in_a_transaction(platform, T0)
     names = ("KAFKA_BOOTSTRAP_SERVERS", "DATABASE_URL", "TOPIC_PREFIX")
     meterpost = Meterpost(
         platform.folder, {f"METERPOST_{one}": platform.environment[f"METERPOST_{one}"] for one in names}
@@ -146,3 +151,26 @@ async def test_a_publishers_transaction_hides_neither_status_nor_lag(platform: P
     await eventually_async(stored, 20, because="the reading is stored")
     [one] = [one for one in meterpost.json("ingest", "status")["partitions"] if one["topic"] == topic]
     assert (one["position"], one["end_offset"], one["stored_count"]) == (1, 2, 1)
+
+
+async def test_a_partition_that_ends_in_a_transactions_mark_is_ticked_as_any_other(platform: Platform) -> None:
+    await platform.declare_topics(partitions=1, replay=False)
+    await seed_catalog(platform.database_url)
+    platform.start("services.ingest")
+    now = datetime.now(UTC).replace(second=0, microsecond=0)  # noqa: TID251 - the broker's clock sets the arrival
+    await publish_in_a_transaction(platform, now - 2 * MINUTE)
+
+    async def clock() -> datetime | None:
+        query = "SELECT max(watermark) FILTER (WHERE stored_count = 1) AS clock FROM ingest_progress"
+        [row] = await platform.fetch(query)
+        found: datetime | None = row["clock"]
+        return found
+
+    await eventually_async(clock, 20, because="the reading is stored")
+    stored_at = await clock()
+
+    async def goes_on() -> bool:
+        found = await clock()
+        return found is not None and stored_at is not None and found > stored_at
+
+    await eventually_async(goes_on, 15, because="the idle partition is ticked")
