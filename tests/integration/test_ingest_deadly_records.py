@@ -16,9 +16,9 @@ from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.trial import deadly_records
 from services.platform.errors import OperatorNeeded
+from services.platform.health import Health
 from services.platform.kafka import Partition, PartitionBatch, Record, acknowledged
 from services.platform.postgres import connect_pool
-from services.platform.telemetry import Health
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
 from tests.integration.test_ingest import one_reading_from
 from tests.support.platform import Platform
