@@ -48,6 +48,43 @@ INGEST_WATERMARK = Gauge(
     labelnames=("topic", "partition"),
     registry=REGISTRY,
 )
+_PARTITION = ("topic", "partition")
+INGEST_POSITION = Gauge(
+    "meterpost_ingest_position", "Next offset to store of a partition.", labelnames=_PARTITION, registry=REGISTRY
+)
+INGEST_END = Gauge(
+    "meterpost_ingest_end_offset", "Where the log of a partition ends.", labelnames=_PARTITION, registry=REGISTRY
+)
+INGEST_LAG_RECORDS = Gauge(
+    "meterpost_ingest_lag_records",
+    "Records between the next offset to store and the log's end.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_LAG_SECONDS = Gauge(
+    "meterpost_ingest_lag_seconds",
+    "How much later the log's newest record arrived than the last one stored; 0 where everything is stored.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_EPOCH = Gauge(
+    "meterpost_ingest_epoch",
+    "Number of the present ownership of a partition.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_OWNER = Gauge(
+    "meterpost_ingest_owner",
+    "1 for each partition that this process owns, with its name.",
+    labelnames=(*_PARTITION, "owner"),
+    registry=REGISTRY,
+)
+INGEST_GAP_RECORDS = Gauge(
+    "meterpost_ingest_gap_records",
+    "Records that the broker removed before they were read: open (ingest waits for an operator) or accepted.",
+    labelnames=(*_PARTITION, "state"),
+    registry=REGISTRY,
+)
 SERVER_WAITS = Counter(
     "meterpost_server_waits",
     "Times a service waited for a server that was away.",
