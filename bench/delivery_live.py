@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +25,7 @@ import asyncpg
 import msgspec
 from rich.console import Console
 
-from bench.delivery_load import Target, Windows, add_catalog, add_jobs, targets, vault
+from bench.delivery_load import INPUTS, Target, Windows, add_catalog, add_jobs, targets, vault
 from bench.servers import Servers, servers
 from services.core.messages import ReadingUpload, WireReading
 from services.core.times import floor_to
@@ -36,7 +37,6 @@ from services.platform.topics import READING_TOPICS, READINGS_LOGGER, for_replay
 MINUTE = timedelta(minutes=1)
 SLOT = timedelta(minutes=5)
 GRACE = timedelta(minutes=1)
-INPUTS = 20
 ORGANIZATIONS = 12
 STEP_SECONDS = 0.02
 TICK_SECONDS = 1.0
@@ -76,18 +76,22 @@ class FastClock:
 def uploads(meters: int, start: datetime) -> Iterator[tuple[datetime, str, bytes]]:
     """Yield (when, device, upload) without end: each logger sends a minute's readings some time within the next one."""
     encode = msgspec.json.Encoder().encode
-    loggers = meters // INPUTS
+    each = meters // ORGANIZATIONS
+    devices = [
+        f"LG-{meter_id // INPUTS}"
+        for organization_id in range(1, ORGANIZATIONS + 1)
+        for meter_id in islice(count(Windows(organization_id, each, 0, 1).first_meter_id, INPUTS), each // INPUTS)
+    ]
     measured_at = start
     while True:
-        for logger in range(loggers):
-            device_id = f"LG-{logger:06}"
+        for logger, device_id in enumerate(devices):
             readings = [
                 WireReading(
                     measurement_time=measured_at, interval_minutes=1, input=number, pulses=(logger * 31 + number) % 977
                 )
                 for number in range(1, INPUTS + 1)
             ]
-            at = measured_at + MINUTE + MINUTE * logger / loggers
+            at = measured_at + MINUTE + MINUTE * logger / len(devices)
             yield at, device_id, encode(ReadingUpload(device_id, at, readings))
         measured_at += MINUTE
 
@@ -121,17 +125,6 @@ async def register(url: str, load: LiveLoad) -> list[int]:
     connection = await asyncpg.connect(url)
     for organization_id in range(1, ORGANIZATIONS + 1):
         await add_catalog(connection, Windows(organization_id, each, 0, 1))
-    await connection.execute(
-        f"""
-        CREATE TEMP TABLE placed AS SELECT meter_id, organization_id,
-            (row_number() OVER (ORDER BY meter_id) - 1) / {INPUTS} AS logger,
-            (row_number() OVER (ORDER BY meter_id) - 1) % {INPUTS} + 1 AS input FROM meter;
-        INSERT INTO device
-            SELECT DISTINCT 'LG-' || lpad(logger::text, 6, '0'), organization_id, 'logger', 1 FROM placed;
-        INSERT INTO input_attachment
-            SELECT 'LG-' || lpad(logger::text, 6, '0'), input, '-infinity', 1, meter_id FROM placed;
-        """  # noqa: S608 - numbers of ours
-    )
     await connection.close()
     return list(range(1, ORGANIZATIONS + 1))
 

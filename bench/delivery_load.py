@@ -27,6 +27,8 @@ from services.platform.secrets import Vault, ensure_key_file, read_keys
 
 T0 = datetime(2026, 11, 20, tzinfo=UTC)
 READY_SECONDS = 20.0
+INPUTS = 20
+"""Of a logger; each counts for a meter."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,12 @@ async def add_catalog(connection: Connection, windows: Windows) -> None:
             SELECT n, '-infinity', 1, 'Meter ' || n, n / 50, CASE WHEN n % 4 < 2 THEN 'm3' ELSE 'kWh' END, 0.001,
                    CASE WHEN n % 4 = 0 THEN 11.2 END
             FROM generate_series({first}, {last}) AS n;
+        INSERT INTO device (device_id, organization_id, kind, revision)
+            SELECT 'LG-' || n, {organization}, 'logger', 1
+            FROM generate_series({first} / {INPUTS}, {last} / {INPUTS}) AS n;
+        INSERT INTO input_attachment (device_id, input, valid_from, revision, meter_id)
+            SELECT 'LG-' || n / {INPUTS}, n % {INPUTS} + 1, '-infinity', 1, n
+            FROM generate_series({first}, {last}) AS n;
         """  # noqa: S608 - numbers of ours
     )
 
@@ -172,7 +180,7 @@ async def fill(url: str, windows: Windows) -> None:
         """  # noqa: S608 - numbers of ours
     )
     await connection.execute(f"VACUUM (ANALYZE) measurement_bench_{minutes}")
-    await connection.execute("ANALYZE meter, meter_configuration, site_description")
+    await connection.execute("ANALYZE meter, meter_configuration, site_description, device, input_attachment")
     await connection.execute("CHECKPOINT")
     await connection.close()
 
