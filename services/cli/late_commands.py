@@ -18,6 +18,7 @@ from services.cli.session import Session, command
 from services.cli.show import Column, ReaderGoneError, utc
 from services.core.file_transfer import file_format
 from services.core.parts import HTTPS_JSON, PartFormat
+from services.core.row_blocks import render_rows
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 from services.platform.postgres import Pool, transaction
@@ -212,7 +213,7 @@ async def _write(file: BinaryIO, part_format: PartFormat, late: Late) -> int:
         if not batch:
             continue
         file.write(part_format.joint if count else b"")
-        file.write(part_format.joint.join(part_format.render(batch)))
+        file.write(part_format.joint.join(render_rows(part_format.layout, batch)))
         count += len(batch)
     # A file of CSV without rows is its header line; its tail would be an empty one.
     file.write(part_format.tail if count or part_format is HTTPS_JSON else b"")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from services.core.blocks import Layout, MeterNames
 from services.core.conversion import Utility, hourly_rate, two_decimals
 from services.core.times import iso_seconds
 
@@ -52,6 +53,27 @@ class JsonRecord(msgspec.Struct, frozen=True, gc=False):
 
 JSON_HEAD = b'{"measurements":['
 JSON_TAIL = b"]}"
+
+
+def _json_around(names: MeterNames, resolution_minutes: int) -> tuple[bytes, bytes]:
+    encode = msgspec.json.Encoder().encode
+    before = b'{"METER_ID":%d,"METER_TYPE":%b,"METER_NAME":%b,"METER_UNIT":%b,"MEASUREMENT_TIME(UTC)":"' % (
+        names.meter_id,
+        encode(names.meter_type),
+        encode(names.meter_name),
+        encode(names.meter_unit),
+    )
+    site_name = encode(names.site_name)
+    behind = b'","RESOLUTION(min)":%d,"SITE_ID":%d,"SITE_NAME":%b,"POWER(W)":"' % (
+        resolution_minutes,
+        names.site_id,
+        site_name,
+    )
+    return before, behind
+
+
+JSON_LAYOUT = Layout(_json_around, (b'","ENERGY(Wh)":"', b'","FLOW":"', b'","VOLUME":"'), b'"}')
+"""Writes the same bytes as `render_json`, by the thousand."""
 
 
 def render_json(rows: Iterable[MeasurementRow]) -> list[bytes]:

@@ -18,7 +18,7 @@ from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
 from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
-from services.delivery.run_store import Recorded, RunStore
+from services.delivery.run_store import Intervals, Recorded, RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.transports.base import Receiver, Transport
 from services.delivery.unsealing import Discreet, Withheld, unseal
@@ -187,16 +187,26 @@ class Worker:
         if version.data != MEASUREMENTS:
             await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
         try:
-            parts = await self._freezer.parts(run, version)
+            parts, intervals = await self._parts(run, version)
         except OperatorNeeded as error:
             await self._stop(claim, CATALOG_INCOMPLETE, f"{error}: add it, then resume the job")
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
         else:
             manifest = await self._manifest(run, version, parts) if version.has_manifest and parts else None
-            await self._stores.runs.freeze(claim, run, parts, self._clock.now(), manifest)
+            await self._stores.runs.freeze(claim, run, parts, intervals, self._clock.now(), manifest)
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
+
+    async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals]:
+        """Render the run, and count side by side how complete it is."""
+        counting = asyncio.ensure_future(self._stores.runs.intervals(run, version))
+        try:
+            parts = await self._freezer.parts(run, version)
+            return parts, await counting
+        finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
 
     async def _manifest(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> Manifest:
         completeness = await self._stores.rows.completeness(run, version)

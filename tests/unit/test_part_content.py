@@ -14,6 +14,7 @@ from services.core.csv_records import csv_format
 from services.core.part_content import PartContent, RowKey, read_content
 from services.core.parts import HTTPS_JSON, PartFormat
 from services.core.records import MeasurementRow
+from services.core.row_blocks import render_rows
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 FORMATS = {
@@ -40,7 +41,7 @@ def row(
 
 
 def body_of(part_format: PartFormat, rows: list[MeasurementRow]) -> bytes:
-    return part_format.assemble(part_format.render(rows))
+    return part_format.assemble(render_rows(part_format.layout, rows))
 
 
 @given(

@@ -1,6 +1,7 @@
 """What the run of a slot would hold: on real measurements, with nothing planned and nothing sent."""
 
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Annotated
 
 import msgspec
@@ -11,10 +12,12 @@ from services.api.http.endpoint import Answer, Endpoint
 from services.api.http.problems import Problem, invalid
 from services.api.http.routes import jobs
 from services.api.measurement_queries import MeasurementRow, Wanted, closed_until, measurements, meters_of_sites
+from services.core.blocks import Block
 from services.core.conversion import Utility
 from services.core.file_transfer import file_format
-from services.core.parts import HTTPS_JSON, CutPart, PartCutter, PartFormat
+from services.core.parts import HTTPS_JSON, cut_parts
 from services.core.records import MeasurementRow as Record
+from services.core.row_blocks import add_rows, render_rows
 from services.core.schedule import slot_at
 
 BATCH = 5_000
@@ -61,8 +64,9 @@ async def dry_run(call: Call) -> Answer:
     if settings.site_ids is not None:
         meters = await meters_of_sites(call.connection, call.organization_id, settings.site_ids)
     step = timedelta(minutes=settings.resolution_minutes)
-    cutter, rows = PartCutter[Record](form), 0
-    parts: list[CutPart[Record]] = []
+    rows = 0
+    parts: list[PartEstimate] = []
+    block = Block(form.layout, form.joint)
     first: list[bytes] = []
     after: tuple[datetime, int] | None = None
     while True:
@@ -70,32 +74,36 @@ async def dry_run(call: Call) -> Answer:
             *(call.organization_id, slot.start, slot.end, step, meters, settings.site_ids, None, after, BATCH)
         )
         found = await measurements(call.connection, settings.resolution_minutes, wanted)
-        records, rendered = _render(form, found, settings.resolution_minutes)
-        rows += len(rendered)
+        records = _records(found, settings.resolution_minutes)
+        rows += len(records)
         if rows > MOST_ROWS:
             raise Problem("conflict", f"the slot has more than {MOST_ROWS:,} rows: too many for a dry run")
-        first += rendered[: FIRST_ROWS - len(first)]
-        parts += cutter.feed(records, rendered)
-        if len(found) < BATCH:
+        first += render_rows(form.layout, records[: FIRST_ROWS - len(first)])
+        add_rows(block, form.layout, records)
+        is_end = len(found) < BATCH
+        done = 0
+        for cut in cut_parts(form, block, is_end=is_end):
+            parts.append(PartEstimate(cut.row_count, len(cut.body), sha256(cut.body).hexdigest()))
+            done += cut.row_count
+        if is_end:
             break
+        # What did not fill a part begins the next one.
+        block.pieces = block.pieces[done * block.stride :]
         after = (found[-1].window_start, found[-1].meter_id)
-    parts += cutter.finish()
     until = await closed_until(call.connection, settings.resolution_minutes)
-    shown = [PartEstimate(one.row_count, one.byte_count, one.sha256.hex()) for one in parts]
-    size = sum(one.byte_count for one in parts)
+    size = sum(part.bytes for part in parts)
     is_closed = until is not None and slot.end <= until
-    return Answer(DryRun(slot.start, slot.end, is_closed, rows, size, shown, [one.decode() for one in first]))
+    return Answer(DryRun(slot.start, slot.end, is_closed, rows, size, parts, [one.decode() for one in first]))
 
 
-def _render(form: PartFormat, found: list[MeasurementRow], resolution: int) -> tuple[list[Record], list[bytes]]:
-    records = [
+def _records(found: list[MeasurementRow], resolution: int) -> list[Record]:
+    return [
         Record(
             *(one.meter_id, one.meter_type, Utility(one.utility), one.meter_name, one.meter_unit, one.window_start),
             *(resolution, one.site_id, one.site_name, one.energy_wh, one.volume),
         )
         for one in found
     ]
-    return records, form.render(records)
 
 
 ENDPOINTS = (

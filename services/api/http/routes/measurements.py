@@ -14,8 +14,9 @@ from services.api.http.paging import Cursor, link, page, read_cursor
 from services.api.http.problems import Problem, invalid, not_found
 from services.api.measurement_queries import MeasurementRow, ReadingRow, Wanted
 from services.core.conversion import Utility, hourly_rate
-from services.core.csv_records import CSV_HEADER, csv_renderer
+from services.core.csv_records import csv_format
 from services.core.records import MeasurementRow as Record
+from services.core.row_blocks import render_rows
 from services.core.times import ceil_to, iso_seconds
 
 CSV = "text/csv; charset=utf-8; header=present"
@@ -204,7 +205,7 @@ def _csv(call: Call, body: bytes, cursor: str | None) -> Answer:
 
 def _render(rows: Sequence[MeasurementRow], resolution: int) -> bytes:
     """Return windows as an export's CSV has them: twelve columns, two decimals, N/A."""
-    render = csv_renderer(defuse=True)
+    part_format = csv_format("\r\n", defuse=True)
     records = [
         Record(
             *(one.meter_id, one.meter_type, Utility(one.utility), one.meter_name, one.meter_unit, one.window_start),
@@ -212,7 +213,7 @@ def _render(rows: Sequence[MeasurementRow], resolution: int) -> bytes:
         )
         for one in rows
     ]
-    return b"\r\n".join([CSV_HEADER.encode(), *render(records), b""])
+    return part_format.assemble(render_rows(part_format.layout, records)) if records else part_format.head
 
 
 def _measurement(one: MeasurementRow, resolution: int) -> MeasurementShown:
