@@ -16,7 +16,7 @@ Examples
         --all-sites --start 2020-01-01T00:00:00Z
     meterpost readings publish day.zip --format nem12
     meterpost runs list
-    meterpost runs show job7-20200101T000000Z
+    meterpost runs show job8-20200101T000000Z
 
   The same for programs:
     meterpost runs list --state frozen --json
