@@ -53,5 +53,7 @@ async def ensure_file_jobs(
             new = NewJob(organization_id, wanted, starts_at if clock is None else clock, server.secrets)
             await create_job(pool, new, now, vault)
     if with_hosted and _HOSTED_NAME not in known:
-        wanted = JobSettings(_HOSTED_NAME, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, "sftp", HOSTED_JOB)
+        wanted = JobSettings(
+            _HOSTED_NAME, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, "sftp", HOSTED_JOB, manifest=True
+        )
         await create_job(pool, NewJob(organization_id, wanted, starts_at if clock is None else clock), now, vault)

@@ -84,15 +84,15 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
 def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: Path) -> None:
     demo.ensure_up()
     receivers = demo.endpoints()["receivers"]
-    for name in ("https", "sftp", "ftps"):
-        folder = Path(receivers[name]["folder"])
+    for name in ("https", "sftp", "ftps", "hosted"):
+        folder = demo.folder / "received" / name
         eventually(partial(manifests, folder), 60, because="a run is complete")
     secret = f"signing_secret=file:{receivers['https']['signing_secret_file']}"
     kit = Meterpost(tmp_path, {})
     outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
     found = outcome.json
     assert (outcome.code, found["difference_count"]) == (0, 0), found["findings"]
-    assert len(found["jobs"]) >= 3
+    assert len(found["jobs"]) >= 4
     assert all(job["manifests"] for job in found["jobs"])
     assert found["signatures_checked"] == found["requests_checked"] > 0
 
