@@ -55,7 +55,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
                 consumer,
                 IngestStore(pool),
                 Ticker(producer, consumer, ticked),
-                Doorbell(producer, settings.topic(INGEST_PROGRESS)),
+                Doorbell(producer, settings.topic(INGEST_PROGRESS), timedelta(seconds=settings.grace_seconds)),
             )
             watching = asyncio.create_task(_watch(consumer, health))
             try:

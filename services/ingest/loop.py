@@ -197,6 +197,7 @@ class Ingest:
             seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
             INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
         self._doorbell.note(batch)
+        await self._doorbell.ring()
         self._stored.update({(move.topic, move.partition): move.position.next_offset for move in batch.advances})
 
     async def _hint(self) -> None:
