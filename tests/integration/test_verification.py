@@ -91,14 +91,49 @@ async def test_what_was_closed_in_steps_verifies_over_any_range(pool: Pool, data
     assert await closings(pool) == proofs
 
 
-async def test_what_is_stored_after_the_closing_changes_nothing(pool: Pool, database_url: str) -> None:
-    """A reading whose offset was not stored yet, however early it arrived, was not known."""
+async def test_what_arrived_in_time_and_is_not_in_is_a_difference(pool: Pool, database_url: str) -> None:
+    """Windows close when everything is stored that arrived in time: what was not, was closed too early."""
     await close_as_it_goes(pool, database_url, many_versions(4), UTILITIES)
     start = T0 + 2 * HOUR + 55 * MINUTE
-    await store_versions(database_url, [version(1, start, 5, source_offset=5_000_000), version(9, start, 5)])
-    # Of a partition that was not there, and of a meter that nobody knows.
+    late = T0 + 3 * HOUR + 5 * MINUTE + timedelta(microseconds=1)
+    await store_versions(database_url, [version(3, start, 5, source_offset=5_000_000, arrived_at=late)])
+    await store_versions(database_url, [version(9, start, 5)])  # of a meter that nobody knows
+    assert await verified(pool, 60) == []
+    await store_versions(database_url, [version(1, start, 5, source_offset=5_000_000)])
     await store_versions(database_url, [version(2, start, 5, source_partition=9)])
-    assert [one.what for one in await verified(pool, 60)] == []
+    found = await verified(pool, 60)
+    assert {one.window_start for one in found} == {T0 + 2 * HOUR}
+    assert [(one.what, one.meter_id) for one in found if one.meter_id] == [("row_differs", 1), ("row_differs", 2)]
+
+
+async def test_a_grace_that_was_changed_is_that_of_its_windows(pool: Pool, database_url: str) -> None:
+    """Also of windows without a row, which leave no proof."""
+    await seed_meters(database_url, UTILITIES)
+    versions = [version(1, T0 + minute * MINUTE, 5, arrived_at=T0 + (minute + 4) * MINUTE) for minute in range(60)]
+    await store_versions(database_url, versions)
+    for grace, minute in ((300, 20), (60, 40), (300, 60)):
+        store = await begin(pool, database_url, T0 + 6 * HOUR, grace_seconds=grace)
+        await store_all_offsets(pool, 1_000_000)
+        await close_all(store, T0 + minute * MINUTE)
+    assert len([proof for proof in await closings(pool) if proof["resolution_minutes"] == 1]) == 40
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+
+
+async def test_long_and_sparse_ranges_are_verified_in_few_stretches(pool: Pool, database_url: str) -> None:
+    day = timedelta(days=1)
+    versions = [version(1, T0 + days * day + hour * HOUR, 5) for days in range(120) for hour in range(0, 24, 6)]
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + 130 * day)
+    # Each closed at its own moment, as they are when readings come as they are measured.
+    for days in range(121):
+        await store_all_offsets(pool, 1_000_000 + days)
+        await close_all(store, T0 + days * day)
+    steps = [step async for step in verify(pool, 60, T0 - day, T0 + 365 * day, 10)]
+    assert (sum(step.windows for step in steps), sum(step.rows for step in steps)) == (480, 480)
+    assert sum(step.difference_count for step in steps) == 0
+    assert len(steps) <= 5
 
 
 AT = "meter_id = 1 AND window_start = $1 AND resolution_minutes = 1"

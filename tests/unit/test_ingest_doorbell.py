@@ -25,7 +25,7 @@ class Street:
         self.now = 1000.0
         self.heard: list[IngestProgress] = []
         monkeypatch.setattr(doorbell, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.bell = Doorbell(cast(Producer, self), "ingest.progress", GRACE)
+        self.bell = Doorbell(cast("Producer", self), "ingest.progress", GRACE)
 
     async def enqueue(self, _topic: str, value: bytes, **_options: Any) -> None:
         """Hear an event."""
@@ -36,7 +36,7 @@ class Street:
         self.now += seconds
         if watermark is not None:
             position = Position(1, 7, watermark, T0)
-            self.bell.note(Batch(cast(Columns, None), advances=[Advance("t", partition, 1, 0, position, 0, 0)]))
+            self.bell.note(Batch(cast("Columns", None), advances=[Advance("t", partition, 1, 0, position, 0, 0)]))
         before = len(self.heard)
         await self.bell.ring()
         return len(self.heard) - before
