@@ -11,6 +11,7 @@ from services.core.conversion import Conversion, Utility
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 from services.platform.postgres import Pool, transaction
+from services.windowing.forcing import add_force
 from services.windowing.verification import Difference, verify
 from tests.integration.test_closing_registers import METERS, MODULI, many_readings
 from tests.support.closing import (
@@ -24,6 +25,7 @@ from tests.support.closing import (
     configure,
     many_versions,
     seed_meters,
+    store_progress,
     store_versions,
     version,
 )
@@ -118,6 +120,61 @@ async def test_a_grace_that_was_changed_is_that_of_its_windows(pool: Pool, datab
     assert len([proof for proof in await closings(pool) if proof["resolution_minutes"] == 1]) == 40
     for resolution in RESOLUTIONS_MINUTES:
         assert await verified(pool, resolution) == []
+
+
+async def test_forced_windows_among_others_hold_what_was_stored_then(pool: Pool, database_url: str) -> None:
+    """Some without a row, which leave no proof: what came for them afterwards is in no register's way."""
+
+    def registers(meter: int, minutes: range, first_offset: int) -> list[Any]:
+        return [
+            version(
+                meter,
+                T0 + minute * MINUTE,
+                1000 + minute * minute,
+                is_register=True,
+                source_partition=meter - 1,
+                source_offset=first_offset + number,
+            )
+            for number, minute in enumerate(minutes)
+        ]
+
+    async def stored(partition: int, next_offset: int, watermark: Any) -> None:
+        await store_progress(database_url, watermark, first_arrival=T0, partition=partition)
+        async with transaction(pool) as connection:
+            await connection.execute(
+                "UPDATE ingest_progress SET next_offset = $1 WHERE partition = $2", next_offset, partition
+            )
+
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, registers(1, range(30), 0) + registers(2, range(5), 0))
+    store = await begin(pool, database_url, T0 + 40 * MINUTE)
+    await stored(0, 30, T0 + 40 * MINUTE)
+    await stored(1, 5, T0 + 9 * MINUTE)
+    async with transaction(pool) as connection:
+        force = await add_force(connection, T0 + 10 * MINUTE, ["readings.logger/1"], "test", "burnt down")
+    await close_all(store, T0 + 40 * MINUTE)
+    await store_versions(database_url, registers(2, range(5, 30), 5))
+    await stored(1, 30, T0 + 40 * MINUTE)
+    await close_all(store, T0 + 30 * MINUTE)
+    async with transaction(pool) as connection:
+        forced = await connection.fetch(
+            "SELECT DISTINCT window_start FROM window_closing WHERE resolution_minutes = 1 AND force_id = $1", force
+        )
+    assert {(row["window_start"] - T0) // MINUTE for row in forced} == set(range(3, 10))
+    async with transaction(pool) as connection:
+        gap = await connection.fetchrow(
+            "SELECT window_start, register_start_at, flags FROM measurement "
+            "WHERE resolution_minutes = 1 AND meter_id = 2 AND window_start >= $1 ORDER BY window_start LIMIT 1",
+            T0 + 5 * MINUTE,
+        )
+    assert gap is not None
+    assert tuple(gap.values()) == (T0 + 10 * MINUTE, T0 + 5 * MINUTE, 1)
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+    await change(
+        pool, "UPDATE reading SET source_offset = 4 WHERE source_partition = 1 AND measured_at = $1", T0 + 6 * MINUTE
+    )
+    assert {one.what for one in await verified(pool, 5)} == {"proof_missing", "row_differs", "proof_differs"}
 
 
 async def test_long_and_sparse_ranges_are_verified_in_few_stretches(pool: Pool, database_url: str) -> None:
