@@ -96,7 +96,7 @@ async def look(url: str, found: Closings, windows: int) -> None:
 
 
 @asynccontextmanager
-async def running(load: Load, workers: int) -> AsyncIterator[Servers]:
+async def running(load: Load, workers: int, look_every_seconds: float | None) -> AsyncIterator[Servers]:
     """Start everything that takes part."""
     async with servers() as on:
         await register(on.database_url, load)
@@ -112,15 +112,16 @@ async def running(load: Load, workers: int) -> AsyncIterator[Servers]:
         await admin.declare(load_topics())
         await admin.stop()
         grace = {"METERPOST_GRACE_SECONDS": str(int(GRACE.total_seconds()))}
+        looking = {} if look_every_seconds is None else {"METERPOST_LOOK_EVERY_SECONDS": str(look_every_seconds)}
         on.service("services.ingest", **grace)
         for _worker in range(workers):
-            on.service("services.windowing", **grace)
+            on.service("services.windowing", **grace, **looking)
         yield on
 
 
-async def measure(load: Load, workers: int, windows: int) -> dict[str, object]:
+async def measure(load: Load, workers: int, windows: int, look_every_seconds: float | None) -> dict[str, object]:
     """Run the whole bench."""
-    async with running(load, workers) as on:
+    async with running(load, workers, look_every_seconds) as on:
         producer = Producer(on.bootstrap_servers, client="bench")
         await producer.start()
         stopping = asyncio.Event()
@@ -153,10 +154,12 @@ def main() -> None:
     parser.add_argument("--per-record", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1, help="processes of windowing")
     parser.add_argument("--windows", type=int, default=10, help="of one minute, each takes a minute")
+    parser.add_argument("--look-every", type=float, help="seconds between looks that nothing is heard for")
     options = parser.parse_args()
     load = Load(meters=options.meters, minutes=1, per_record=options.per_record, correction_share=0, partitions=8)
     Console(stderr=True).print(f"{options.meters:,} meters live, about {options.windows + 4} minutes")
-    print(json.dumps(asyncio.run(measure(load, options.workers, options.windows))))  # noqa: T201 - the answer
+    result = asyncio.run(measure(load, options.workers, options.windows, options.look_every))
+    print(json.dumps(result))  # noqa: T201 - the bench's answer
 
 
 if __name__ == "__main__":

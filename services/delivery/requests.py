@@ -62,7 +62,7 @@ class Requests:
             raise RuntimeError("the table refuses a backfill without a range")
         wanted = await self._wanted(job, request.range_start, request.range_end, following)
         if wanted is None:
-            reason = "the range holds nothing that was measured before the job's next slot"
+            reason = "the range holds nothing that was measured before the job's next slot and is still kept"
             await self._store.refuse(claim, request, self._clock.now(), reason)
             return True
         start = max(wanted.start, request.planned_until or wanted.start)
@@ -74,12 +74,16 @@ class Requests:
         return await self._store.backfill(claim, request, wanted, filling, self._clock.now())
 
     async def _wanted(self, job: Job, start: datetime, end: datetime, following: Plan) -> Slot | None:
-        """Return the range without what is still to come and what is older than the first window of all."""
+        """Return the range without what is still to come, and what is older than the first window or no longer kept.
+
+        A slot of which retention has dropped rows must not get a run that says it was empty.
+        """
         opened_at = await self._jobs.opened_at()
-        if not opened_at:
+        version = in_force(job.versions, start)
+        opening = opened_at.get(version.resolution_minutes)
+        if opening is None:
             return None
-        frequency = timedelta(minutes=in_force(job.versions, start).frequency_minutes)
-        start = max(start, floor_to(min(opened_at.values()), frequency))
+        start = max(start, floor_to(opening, timedelta(minutes=version.frequency_minutes)))
         end = min(end, following.next_slot.start)
         return Slot(start, end) if start < end else None
 

@@ -58,7 +58,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
                 consumer,
                 IngestStore(pool),
                 Ticker(producer, consumer, ticked),
-                Doorbell(producer, settings.topic(INGEST_PROGRESS)),
+                Doorbell(producer, settings.topic(INGEST_PROGRESS), timedelta(seconds=settings.grace_seconds)),
                 standing,
             )
             watching = asyncio.create_task(_watch(consumer, health))

@@ -214,6 +214,7 @@ class Ingest:
         for move in batch.advances:
             self._standing.moved((move.topic, move.partition), move.position)
         self._doorbell.note(batch)
+        await self._doorbell.ring()
         self._stored.update({(move.topic, move.partition): move.position.next_offset for move in batch.advances})
 
     async def _hint(self) -> None:

@@ -1,34 +1,34 @@
 """Recomputes closed windows from the readings that were known, and tells where they are not what they must be."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from services.core.readings import SourceTopic
+from asyncpg import Record
+
 from services.core.registers import DEFAULT_LARGEST_SHARE
-from services.core.times import floor_to
+from services.core.times import MICROSECOND, floor_to
 from services.platform.errors import UserError
 from services.platform.postgres import Connection, Pool, transaction
-from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
 from services.windowing.closing_sql import PLAN_FOR_THE_RANGE
 from services.windowing.verify_sql import (
     BOUNDS,
-    CLOSED_TOGETHER,
+    CIRCUMSTANCES,
+    CLOSED_ALIKE,
     COUNT_CLOSED,
     DROPPED_UNTIL,
     NEXT_TIME,
     READING_AFTER,
     VERIFY,
-    WITHOUT_PROOF,
+    VERIFY_FORCED,
 )
 
-_SPAN = timedelta(hours=1)
-_LONGEST = timedelta(days=7)
-_READINGS = 50_000
-"""A stretch is an hour; where readings are sparse, it is as long as it holds about so many."""
-_SOURCES = ((READINGS_BRIDGE, SourceTopic.BRIDGE), (READINGS_LOGGER, SourceTopic.LOGGER))
+_LONGEST = timedelta(days=31)
+_READINGS = 200_000
+"""A stretch of windows holds about so many readings at most, or is one window; so memory does not grow."""
 
 
 class Difference(NamedTuple):
@@ -63,18 +63,30 @@ class Step(NamedTuple):
 class _Bounds(NamedTuple):
     opened_at: datetime
     closed_until: datetime
-    waited: timedelta | None
     buckets: int
     dropped_until: datetime | None
     readings_from: datetime | None
 
 
+class _Alike(NamedTuple):
+    """Windows of some buckets that start in [start, end) and were closed in the same way."""
+
+    start: datetime
+    end: datetime
+    buckets: list[int] | None
+    """None: all."""
+    grace: timedelta
+    catalog_revision: int
+    register_share: Decimal | None
+
+
 async def verify(
     pool: Pool, resolution_minutes: int, start: datetime, end: datetime, tell_at_most: int
 ) -> AsyncIterator[Step]:
-    """Verify the closed windows that start in [start, end), the oldest first, an hour of them or more at a time.
+    """Verify the closed windows that start in [start, end), the oldest first, stretch by stretch.
 
-    Nothing is written. Raises UserError where nothing has been closed, Unavailable while PostgreSQL is away.
+    What it costs depends on the readings in the range, hardly on the windows. Nothing is written. Raises UserError
+    where nothing has been closed, Unavailable while PostgreSQL is away.
     """
     async with transaction(pool) as connection:
         row = await connection.fetchrow(BOUNDS, resolution_minutes)
@@ -82,30 +94,34 @@ async def verify(
         raise UserError("no window has been closed yet: there is nothing to verify")
     bounds = _Bounds(*row)
     resolution = timedelta(minutes=resolution_minutes)
-    start, end = max(floor_to(start, resolution), bounds.opened_at), min(end, bounds.closed_until)
+    start = max(floor_to(start, resolution), bounds.opened_at)
+    end = min(floor_to(end + resolution - MICROSECOND, resolution), bounds.closed_until)  # windows are whole
     if bounds.dropped_until is not None and start < bounds.dropped_until:
         kept_from = min(bounds.dropped_until, end)
         async with transaction(pool) as connection:
             yield await _dropped(connection, resolution_minutes, start, kept_from)
         start = kept_from
     while start < end:
+        # A look ahead as far as a stretch may reach, so that few partitions are locked at once.
+        limit = min(end, start + _LONGEST)
+        if bounds.readings_from is not None and start < bounds.readings_from:
+            limit = min(end, bounds.readings_from)  # on either side of it all windows are alike
         async with transaction(pool) as connection:
-            found: datetime | None = await connection.fetchval(NEXT_TIME, resolution_minutes, start, end)
+            found: datetime | None = await connection.fetchval(NEXT_TIME, resolution_minutes, start, limit)
             if found is None:
-                return
+                start = limit
+                continue
             begins = max(floor_to(found, resolution), start)
-            limit = end
-            if bounds.readings_from is not None and begins < bounds.readings_from:
-                limit = min(end, bounds.readings_from)  # on either side of it all windows are alike
-            start = await _stretch_end(connection, begins, limit)
-            yield await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
-
-
-async def _stretch_end(connection: Connection, start: datetime, end: datetime) -> datetime:
-    hour = floor_to(start, _SPAN)
-    latest = min(hour + _LONGEST, end)
-    beyond: datetime | None = await connection.fetchval(READING_AFTER, start, latest, _READINGS)
-    return latest if beyond is None else min(max(floor_to(beyond, _SPAN), hour + _SPAN), end)
+            if bounds.readings_from is None or begins < bounds.readings_from:
+                count: int = await connection.fetchval(COUNT_CLOSED, resolution_minutes, begins, limit)
+                start = limit
+                yield Step(start, 0, 0, count, 0, [], 0)
+                continue
+            beyond: datetime | None = await connection.fetchval(READING_AFTER, begins, limit, _READINGS)
+            start = limit if beyond is None else max(floor_to(beyond, resolution), begins + resolution)
+            step = await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
+            start = step.until
+            yield step
 
 
 async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:
@@ -116,30 +132,28 @@ async def _dropped(connection: Connection, resolution: int, start: datetime, end
 async def _verify_stretch(
     connection: Connection, resolution: int, start: datetime, end: datetime, bounds: _Bounds, tell_at_most: int
 ) -> Step:
-    if bounds.readings_from is None or start < bounds.readings_from:
-        count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
-        return Step(end, 0, 0, count, 0, [], 0)
+    """Verify a stretch, or what of it was closed with one grace."""
     await connection.execute(PLAN_FOR_THE_RANGE)
-    closings = await connection.fetch(CLOSED_TOGETHER, resolution, start, end)
+    circumstances = await connection.fetchrow(CIRCUMSTANCES, resolution, start, end)
+    assert circumstances is not None  # noqa: S101 - a SELECT without FROM always has its row
+    end = circumstances["grace_changes"] or end
     told: list[Difference] = []
-    starts: set[datetime] = set()
     rows = count = 0
-    for closing in closings:
-        starts.update(closing["starts"])
+    windows: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
+    for alike in await _closed_alike(connection, resolution, start, end, bounds, circumstances):
         found = await connection.fetch(
-            VERIFY,
+            VERIFY_FORCED if circumstances["is_forced"] else VERIFY,
             resolution,
-            closing["starts"][0],
-            closing["starts"][-1] + timedelta(minutes=resolution),
+            alike.start,
+            alike.end,
             bounds.buckets,
-            None if len(closing["buckets"]) == bounds.buckets else closing["buckets"],
-            closing["waited"] - timedelta(minutes=resolution),
-            closing["register_share"],
-            json.dumps(_by_source(json.loads(closing["offsets"]))),
-            closing["catalog_revision"],
-            closing["starts"],
+            alike.buckets,
+            alike.grace,
+            alike.register_share,
+            alike.catalog_revision,
             tell_at_most,
         )
+        windows += found[0]["unproven_windows"]
         rows += found[0]["rows"]
         count += found[0]["differences"] or 0
         told += [
@@ -154,53 +168,47 @@ async def _verify_stretch(
             for row in found
             if row["what"] is not None
         ]
-    missing = await _without_proof(connection, resolution, start, end, bounds)
     dropped_until: datetime | None = await connection.fetchval(DROPPED_UNTIL, resolution)
     if dropped_until is not None and start < dropped_until:
         return await _dropped(connection, resolution, start, end)  # while we looked
-    starts.update(one.window_start for one in missing)
-    told = sorted(told + missing, key=lambda one: (one.window_start, one.meter_id or 0, one.what))[:tell_at_most]
-    return Step(end, len(starts), rows, 0, 0, told, count + len(missing))
+    told = sorted(told, key=lambda one: (one.window_start, one.meter_id or 0, one.what))[:tell_at_most]
+    return Step(end, windows, rows, 0, 0, told, count)
 
 
-async def _without_proof(
-    connection: Connection, resolution: int, start: datetime, end: datetime, bounds: _Bounds
-) -> list[Difference]:
-    """Return the windows of which nothing is recorded although they hold something, or should."""
-    if bounds.waited is None:
-        return []
-    rows = await connection.fetch(
-        WITHOUT_PROOF,
-        resolution,
-        start,
-        end,
-        bounds.buckets,
-        None,
-        bounds.waited - timedelta(minutes=resolution),
-        DEFAULT_LARGEST_SHARE,
-    )
-    return [
-        Difference(
-            resolution,
-            row["window_start"],
-            None,
-            "proof_missing",
-            {"bucket": row["bucket"], "rows": row["expected"], "first_meters": row["first_meters"]},
-            {"bucket": row["bucket"], "rows": row["found"], "first_meters": row["first_meters"]},
-        )
-        for row in rows
-    ]
+async def _closed_alike(
+    connection: Connection, resolution: int, start: datetime, end: datetime, bounds: _Bounds, circumstances: Record
+) -> list[_Alike]:
+    """Divide a stretch so that each bucket of each window is in exactly one of the parts, with proof or without."""
+    minutes = timedelta(minutes=resolution)
+    rows = await connection.fetch(CLOSED_ALIKE, resolution, start, end)
+    if not rows:
+        revision = circumstances["catalog_revision"]
+        return [_Alike(start, end, None, circumstances["grace"], revision, DEFAULT_LARGEST_SHARE)]
+    begins = {row["segment"]: row["begins"] for row in rows}
+    borders = [start, *list(begins.values())[1:], end]
+    found = []
+    for (_, part), (first, last) in zip(_by_segment(rows), pairwise(borders), strict=True):
+        known = {bucket for row in part for bucket in row["buckets"]}
+        others = sorted(set(range(bounds.buckets)) - known)
+        for number, row in enumerate(part):
+            # Buckets of which nothing is recorded go along with the first.
+            buckets = sorted(row["buckets"]) + (others if number == 0 else [])
+            found.append(
+                _Alike(
+                    first,
+                    last,
+                    None if len(buckets) == bounds.buckets else buckets,
+                    row["waited"] - minutes,
+                    row["catalog_revision"],
+                    row["register_share"],
+                )
+            )
+    return found
 
 
-def _by_source(offsets: dict[str, int]) -> dict[str, int]:
-    """Return offsets with the numbers that readings carry instead of the topics' names."""
-    numbered = {}
-    for name, offset in offsets.items():
-        topic, _, partition = name.rpartition("/")
-        for ending, source in _SOURCES:
-            if topic.endswith(ending):
-                numbered[f"{source.value}/{partition}"] = offset
-    return numbered
+def _by_segment(rows: list[Record]) -> Iterator[tuple[int, list[Record]]]:
+    for segment, part in groupby(rows, key=lambda row: row["segment"]):
+        yield segment, list(part)
 
 
 def _read(text: str | None) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The statements of verification: what closed windows must hold by the readings, compared with what they hold.
 
-They count by the very expressions that closing uses. What was known when a window was closed is what arrived up to its
-cut-off and lay before the offsets that are recorded with it.
+They count by the very expressions that closing uses. What a window must hold is everything that arrived up to its
+cut-off; where it was forced, only what lay before the offsets that were recorded when it was.
 """
 
 from services.windowing.counting_sql import (
@@ -14,27 +14,33 @@ from services.windowing.counting_sql import (
     counting,
 )
 
-# Parameters: $1 resolution, $2 and $3 the range of window starts. Windows that were closed in one go, with everything
-# recorded alike, are verified in one go.
-CLOSED_TOGETHER = """
-SELECT array_agg(window_start ORDER BY window_start) AS starts, cut_off - window_start AS waited, buckets,
-       catalog_revision, register_share, offsets
-FROM (
-    SELECT window_start, cut_off, catalog_revision, register_share, offsets,
-           array_agg(bucket ORDER BY bucket) AS buckets
+# Parameters: $1 resolution, $2 and $3 the range of window starts. Windows that follow each other and were closed in the
+# same way are verified in one go: a segment ends where any bucket's way changes, so in each a bucket has one.
+CLOSED_ALIKE = """
+WITH proof AS (
+    SELECT window_start, bucket, cut_off - window_start AS waited, catalog_revision, register_share
     FROM window_closing
     WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
-    GROUP BY window_start, cut_off, catalog_revision, register_share, offsets
-) AS closing
-GROUP BY cut_off - window_start, buckets, catalog_revision, register_share, offsets
-ORDER BY starts, buckets
+), compared AS (
+    SELECT *, lag((waited, catalog_revision, register_share)) OVER (PARTITION BY bucket ORDER BY window_start)
+              IS DISTINCT FROM (waited, catalog_revision, register_share) AS is_other,
+           lag(bucket) OVER (PARTITION BY bucket ORDER BY window_start) IS NULL AS is_first
+    FROM proof
+), numbered AS (
+    SELECT *, count(*) FILTER (WHERE is_other AND NOT is_first) OVER (ORDER BY window_start) AS segment
+    FROM compared
+)
+SELECT segment, min(min(window_start)) OVER (PARTITION BY segment) AS begins, waited, catalog_revision, register_share,
+       array_agg(DISTINCT bucket) AS buckets
+FROM numbered
+GROUP BY segment, waited, catalog_revision, register_share
+ORDER BY segment, waited, catalog_revision, register_share
 """
 
-_IN_OFFSETS = "was_stored($8::jsonb, source_topic, source_partition, source_offset)"
-# What a window without a proof was forced without. Almost always no window was.
 _NOT_FORCED_OUT = f"""NOT EXISTS (
     SELECT FROM window_forced AS forced
     WHERE forced.resolution_minutes = $1::integer AND forced.bucket = meter_id % $4::integer
+      AND forced.from_start < $3::timestamptz AND forced.until_start > $2::timestamptz
       AND {WINDOW_START} >= forced.from_start AND {WINDOW_START} < forced.until_start
       AND NOT was_stored(forced.stored_before, source_topic, source_partition, source_offset))"""
 
@@ -86,34 +92,58 @@ def _tuple(alias: str) -> str:
     return ", ".join(f"{alias}.{name}" for name in _ROW_COLUMNS.split(", "))
 
 
-# Parameters: those of counting, $8 offsets as {"source_topic/source_partition": next offset}, $9 the catalog revision,
-# $10 the windows that were closed ($5 buckets), $11 how many differences to tell at most.
+# Parameters: those of counting, $8 the catalog revision, $9 how many differences to tell at most.
 #
 # Whether rows differ is decided by comparing the rows; hash and number are compared beside it, because they were
-# recorded to be compared.
-VERIFY = f"""
-WITH known AS MATERIALIZED (SELECT $9::bigint AS revision),
-{counting(MANY_WINDOWS, f"{IN_TIME} AND {_IN_OFFSETS}", _PREVIOUS)}, wanted AS MATERIALIZED (
-    SELECT * FROM row WHERE window_start = ANY ($10::timestamptz[])
+# recorded to be compared. Of windows without a proof that hold something, or should, only that is told.
+def _verify(known: str) -> str:
+    return f"""
+WITH known AS MATERIALIZED (SELECT $8::bigint AS revision),
+{counting(MANY_WINDOWS, known, _PREVIOUS)}, wanted AS MATERIALIZED (
+    SELECT * FROM row
 ), wanted_event AS MATERIALIZED (
-    SELECT * FROM event WHERE window_start = ANY ($10::timestamptz[])
-), found AS (
+    SELECT * FROM event
+), found AS MATERIALIZED (
     SELECT window_start, meter_id, {_ROW_COLUMNS} FROM measurement
-    WHERE resolution_minutes = $1::integer AND window_start = ANY ($10::timestamptz[])
-      AND window_start >= $2::timestamptz AND window_start < $3::timestamptz AND {IN_BUCKETS}
+    WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
+      AND {IN_BUCKETS}
 ), found_event AS (
     SELECT window_start, organization_id, meter_id, kind, detail FROM meter_event
-    WHERE resolution_minutes = $1::integer AND window_start = ANY ($10::timestamptz[])
-      AND window_start >= $2::timestamptz AND window_start < $3::timestamptz AND {IN_BUCKETS}
-), recorded AS (
+    WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
+      AND {IN_BUCKETS}
+), recorded AS MATERIALIZED (
     SELECT window_start, bucket, row_count, sha256 FROM window_closing
-    WHERE resolution_minutes = $1::integer AND window_start = ANY ($10::timestamptz[])
+    WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
       AND ($5::integer[] IS NULL OR bucket = ANY ($5::integer[]))
-), hashed AS (
+), hashed AS MATERIALIZED (
     SELECT window_start, meter_id % $4::integer AS bucket, count(*) AS row_count, {ROWS_SHA256} AS sha256
     FROM wanted
     GROUP BY window_start, meter_id % $4::integer
-), differing AS (
+), unproven AS MATERIALIZED (
+    SELECT window_start, bucket, sum(wanted)::bigint AS wanted, sum(found)::bigint AS found
+    FROM (
+        SELECT window_start, bucket, row_count AS wanted, 0 AS found FROM hashed
+        UNION ALL
+        SELECT window_start, meter_id % $4::integer, 0, count(*) FROM found GROUP BY 1, 2
+        UNION ALL
+        -- An event alone has a proof, too, and counts for nothing here.
+        SELECT window_start, meter_id % $4::integer, 0, 0 FROM wanted_event
+    ) AS present
+    WHERE NOT EXISTS (SELECT FROM recorded
+                      WHERE recorded.window_start = present.window_start AND recorded.bucket = present.bucket)
+    GROUP BY window_start, bucket
+), unproven_meter AS (
+    SELECT unproven.window_start, bucket, (array_agg(DISTINCT meter_id))[1:5] AS meters
+    FROM (
+        SELECT window_start, meter_id FROM wanted
+        UNION ALL
+        SELECT window_start, meter_id FROM found
+        UNION ALL
+        SELECT window_start, meter_id FROM wanted_event
+    ) AS present
+    JOIN unproven ON unproven.window_start = present.window_start AND bucket = meter_id % $4::integer
+    GROUP BY unproven.window_start, bucket
+), differing_row AS (
     SELECT coalesce(wanted.window_start, found.window_start) AS window_start,
            coalesce(wanted.meter_id, found.meter_id) AS meter_id,
            CASE WHEN wanted.meter_id IS NULL THEN 'row_added' WHEN found.meter_id IS NULL THEN 'row_missing'
@@ -131,6 +161,10 @@ WITH known AS MATERIALIZED (SELECT $9::bigint AS revision),
            jsonb_build_object(coalesce(wanted_event.kind, found_event.kind), found_event.detail)
     FROM wanted_event FULL JOIN found_event USING (window_start, meter_id, kind)
     WHERE wanted_event.detail IS DISTINCT FROM found_event.detail
+), differing AS (
+    SELECT * FROM differing_row
+    WHERE NOT EXISTS (SELECT FROM unproven WHERE unproven.window_start = differing_row.window_start
+                                             AND bucket = differing_row.meter_id % $4::integer)
     UNION ALL
     SELECT window_start, NULL, 'proof_differs',
            jsonb_build_object('bucket', bucket, 'rows', coalesce(hashed.row_count, 0),
@@ -139,17 +173,30 @@ WITH known AS MATERIALIZED (SELECT $9::bigint AS revision),
     FROM recorded LEFT JOIN hashed USING (window_start, bucket)
     WHERE recorded.row_count <> coalesce(hashed.row_count, 0)
        OR recorded.sha256 <> coalesce(hashed.sha256, {NO_ROWS_SHA256})
+    UNION ALL
+    SELECT window_start, NULL, 'proof_missing',
+           jsonb_build_object('bucket', bucket, 'rows', wanted, 'first_meters', meters),
+           jsonb_build_object('bucket', bucket, 'rows', found, 'first_meters', meters)
+    FROM unproven JOIN unproven_meter USING (window_start, bucket)
 ), numbered AS (
     SELECT *, count(*) OVER () AS differences, row_number() OVER (ORDER BY window_start, meter_id NULLS LAST, what)
               AS number
     FROM differing
 )
-SELECT (SELECT count(*) FROM wanted) AS rows, window_start, meter_id, what, expected, found, differences
-FROM (SELECT) AS always LEFT JOIN numbered ON number <= $11::integer
+SELECT (SELECT count(*) FROM wanted) AS rows,
+       (SELECT count(DISTINCT window_start) FROM unproven
+        WHERE window_start NOT IN (SELECT window_start FROM recorded)) AS unproven_windows,
+       window_start, meter_id, what, expected, found, differences
+FROM (SELECT) AS always LEFT JOIN numbered ON number <= $9::integer
 ORDER BY number
 """  # noqa: S608 - put together from constants
 
-# Where a chunk may begin: the first time at or after $2 and before $3 at which there is anything. $1: resolution.
+
+VERIFY = _verify(IN_TIME)
+VERIFY_FORCED = _verify(f"{IN_TIME} AND {_NOT_FORCED_OUT}")
+"""For a range in which some windows were forced."""
+
+# The first time at or after $2 and before $3 at which there is anything. $1: resolution.
 NEXT_TIME = """
 SELECT least((SELECT min(measured_at) FROM reading WHERE measured_at >= $2 AND measured_at < $3),
              (SELECT min(window_start) FROM window_closing
@@ -158,18 +205,28 @@ SELECT least((SELECT min(measured_at) FROM reading WHERE measured_at >= $2 AND m
               WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3))
 """
 
-# What bounds verification: where closing began and has come to, how long windows waited (the newest tells), how many
-# buckets there are, and from when on readings are still kept.
+# What bounds verification: where closing began and has come to, how many buckets there are, and from when on readings
+# are still kept.
 BOUNDS = """
 SELECT opened_at,
        (SELECT min(closed_until) FROM window_frontier WHERE resolution_minutes = $1) AS closed_until,
-       (SELECT cut_off - window_start FROM window_closing WHERE resolution_minutes = $1
-        ORDER BY window_start DESC LIMIT 1) AS waited,
        (SELECT count(*) FROM window_frontier WHERE resolution_minutes = $1) AS buckets,
        (SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1) AS dropped_until,
        (SELECT min((regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''([^'']+)''\\)'))[1]::timestamptz)
         FROM pg_class JOIN pg_inherits ON inhrelid = oid WHERE inhparent = 'reading'::regclass) AS readings_from
 FROM window_closed WHERE resolution_minutes = $1
+"""
+
+# What holds for a range of window starts: the grace at its start and where that changes, what is in force for windows
+# without a proof, and whether any window was forced.
+CIRCUMSTANCES = """
+SELECT (SELECT grace FROM window_grace WHERE resolution_minutes = $1 AND from_start <= $2
+        ORDER BY from_start DESC LIMIT 1) AS grace,
+       (SELECT min(from_start) FROM window_grace
+        WHERE resolution_minutes = $1 AND from_start > $2 AND from_start < $3) AS grace_changes,
+       (SELECT revision FROM catalog_revision) AS catalog_revision,
+       EXISTS (SELECT FROM window_forced
+               WHERE resolution_minutes = $1 AND from_start < $3 AND until_start > $2) AS is_forced
 """
 
 DROPPED_UNTIL = "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1"
@@ -182,29 +239,3 @@ COUNT_CLOSED = """
 SELECT count(DISTINCT window_start) FROM window_closing
 WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
 """
-
-# Windows without a proof that should have one: something was measured, or is to be measured. Parameters: those of
-# counting; what is recorded with a window is not there, so it is counted by everything that arrived in time (and was
-# there when it was forced) and by the catalog as it is now.
-WITHOUT_PROOF = f"""
-WITH known AS MATERIALIZED (SELECT revision FROM catalog_revision),
-{counting(MANY_WINDOWS, f"{IN_TIME} AND {_NOT_FORCED_OUT}", _PREVIOUS)}
-SELECT window_start, bucket, count(wanted) AS expected, count(found) AS found,
-       (array_agg(DISTINCT meter_id))[1:5] AS first_meters
-FROM (
-    -- An event alone has a proof, too, and counts for nothing here.
-    SELECT window_start, meter_id, meter_id % $4::integer AS bucket, true AS wanted, NULL::boolean AS found FROM row
-    UNION ALL
-    SELECT window_start, meter_id, meter_id % $4::integer, NULL, NULL FROM event
-    UNION ALL
-    SELECT window_start, meter_id, meter_id % $4::integer, NULL, true FROM measurement
-    WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
-) AS present
-WHERE NOT EXISTS (
-    SELECT FROM window_closing AS closing
-    WHERE closing.resolution_minutes = $1::integer AND closing.window_start = present.window_start
-      AND closing.bucket = present.bucket
-)
-GROUP BY window_start, bucket
-ORDER BY window_start, bucket
-"""  # noqa: S608 - put together from constants

@@ -148,6 +148,25 @@ async def test_a_backfill_sends_what_lies_before_and_what_a_pause_skipped_and_no
     assert (backfill.kind, backfill.requested_by, backfill.run_count) == ("backfill", "me@here", 6)
 
 
+async def test_a_backfill_of_rows_that_were_dropped_leaves_no_run_that_says_it_was_empty(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(4), at(12))
+    job_id = await exports.add_job(to, starts_at=at(8))
+    await exports.closed(60, at(12), opened_at=at(4))  # which keeps its rows
+    await exports.execute("DELETE FROM measurement WHERE window_start < $1", at(6))
+    await exports.execute("INSERT INTO measurement_retention VALUES (15, '1 day', $1)", at(6))
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered"] * 4)
+        await until_done(pool, job_id, await request_backfill(pool, 1, job_id, at(2), at(23), asker()))
+        await until_states(exports, job_id, ["delivered"] * 6)
+        assert len(receiver.accepted) == 6
+        said = await until_done(pool, job_id, await request_backfill(pool, 1, job_id, at(2), at(5), asker()))
+        assert "still kept" in said
+    assert windows(receiver)[-2:] == ["06:00-07:00", "07:00-08:00"]
+
+
 async def test_a_run_goes_out_under_the_version_it_was_planned_with_and_a_backfill_under_that_of_its_slots(
     exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
 ) -> None:

@@ -11,6 +11,7 @@ from services.core.conversion import Conversion, Utility
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 from services.platform.postgres import Pool, transaction
+from services.windowing.forcing import add_force
 from services.windowing.verification import Difference, verify
 from tests.integration.test_closing_registers import METERS, MODULI, many_readings
 from tests.support.closing import (
@@ -24,6 +25,7 @@ from tests.support.closing import (
     configure,
     many_versions,
     seed_meters,
+    store_progress,
     store_versions,
     version,
 )
@@ -91,14 +93,104 @@ async def test_what_was_closed_in_steps_verifies_over_any_range(pool: Pool, data
     assert await closings(pool) == proofs
 
 
-async def test_what_is_stored_after_the_closing_changes_nothing(pool: Pool, database_url: str) -> None:
-    """A reading whose offset was not stored yet, however early it arrived, was not known."""
+async def test_what_arrived_in_time_and_is_not_in_is_a_difference(pool: Pool, database_url: str) -> None:
+    """Windows close when everything is stored that arrived in time: what was not, was closed too early."""
     await close_as_it_goes(pool, database_url, many_versions(4), UTILITIES)
     start = T0 + 2 * HOUR + 55 * MINUTE
-    await store_versions(database_url, [version(1, start, 5, source_offset=5_000_000), version(9, start, 5)])
-    # Of a partition that was not there, and of a meter that nobody knows.
+    late = T0 + 3 * HOUR + 5 * MINUTE + timedelta(microseconds=1)
+    await store_versions(database_url, [version(3, start, 5, source_offset=5_000_000, arrived_at=late)])
+    await store_versions(database_url, [version(9, start, 5)])  # of a meter that nobody knows
+    assert await verified(pool, 60) == []
+    await store_versions(database_url, [version(1, start, 5, source_offset=5_000_000)])
     await store_versions(database_url, [version(2, start, 5, source_partition=9)])
-    assert [one.what for one in await verified(pool, 60)] == []
+    found = await verified(pool, 60)
+    assert {one.window_start for one in found} == {T0 + 2 * HOUR}
+    assert [(one.what, one.meter_id) for one in found if one.meter_id] == [("row_differs", 1), ("row_differs", 2)]
+
+
+async def test_a_grace_that_was_changed_is_that_of_its_windows(pool: Pool, database_url: str) -> None:
+    """Also of windows without a row, which leave no proof."""
+    await seed_meters(database_url, UTILITIES)
+    versions = [version(1, T0 + minute * MINUTE, 5, arrived_at=T0 + (minute + 4) * MINUTE) for minute in range(60)]
+    await store_versions(database_url, versions)
+    for grace, minute in ((300, 20), (60, 40), (300, 60)):
+        store = await begin(pool, database_url, T0 + 6 * HOUR, grace_seconds=grace)
+        await store_all_offsets(pool, 1_000_000)
+        await close_all(store, T0 + minute * MINUTE)
+    assert len([proof for proof in await closings(pool) if proof["resolution_minutes"] == 1]) == 40
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+
+
+async def test_forced_windows_among_others_hold_what_was_stored_then(pool: Pool, database_url: str) -> None:
+    """Some without a row, which leave no proof: what came for them afterwards is in no register's way."""
+
+    def registers(meter: int, minutes: range, first_offset: int) -> list[Any]:
+        return [
+            version(
+                meter,
+                T0 + minute * MINUTE,
+                1000 + minute * minute,
+                is_register=True,
+                source_partition=meter - 1,
+                source_offset=first_offset + number,
+            )
+            for number, minute in enumerate(minutes)
+        ]
+
+    async def stored(partition: int, next_offset: int, watermark: Any) -> None:
+        await store_progress(database_url, watermark, first_arrival=T0, partition=partition)
+        async with transaction(pool) as connection:
+            await connection.execute(
+                "UPDATE ingest_progress SET next_offset = $1 WHERE partition = $2", next_offset, partition
+            )
+
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, registers(1, range(30), 0) + registers(2, range(5), 0))
+    store = await begin(pool, database_url, T0 + 40 * MINUTE)
+    await stored(0, 30, T0 + 40 * MINUTE)
+    await stored(1, 5, T0 + 9 * MINUTE)
+    async with transaction(pool) as connection:
+        force = await add_force(connection, T0 + 10 * MINUTE, ["readings.logger/1"], "test", "burnt down")
+    await close_all(store, T0 + 40 * MINUTE)
+    await store_versions(database_url, registers(2, range(5, 30), 5))
+    await stored(1, 30, T0 + 40 * MINUTE)
+    await close_all(store, T0 + 30 * MINUTE)
+    async with transaction(pool) as connection:
+        forced = await connection.fetch(
+            "SELECT DISTINCT window_start FROM window_closing WHERE resolution_minutes = 1 AND force_id = $1", force
+        )
+    assert {(row["window_start"] - T0) // MINUTE for row in forced} == set(range(3, 10))
+    async with transaction(pool) as connection:
+        gap = await connection.fetchrow(
+            "SELECT window_start, register_start_at, flags FROM measurement "
+            "WHERE resolution_minutes = 1 AND meter_id = 2 AND window_start >= $1 ORDER BY window_start LIMIT 1",
+            T0 + 5 * MINUTE,
+        )
+    assert gap is not None
+    assert tuple(gap.values()) == (T0 + 10 * MINUTE, T0 + 5 * MINUTE, 1)
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+    await change(
+        pool, "UPDATE reading SET source_offset = 4 WHERE source_partition = 1 AND measured_at = $1", T0 + 6 * MINUTE
+    )
+    assert {one.what for one in await verified(pool, 5)} == {"proof_missing", "row_differs", "proof_differs"}
+
+
+async def test_long_and_sparse_ranges_are_verified_in_few_stretches(pool: Pool, database_url: str) -> None:
+    day = timedelta(days=1)
+    versions = [version(1, T0 + days * day + hour * HOUR, 5) for days in range(120) for hour in range(0, 24, 6)]
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + 130 * day)
+    # Each closed at its own moment, as they are when readings come as they are measured.
+    for days in range(121):
+        await store_all_offsets(pool, 1_000_000 + days)
+        await close_all(store, T0 + days * day)
+    steps = [step async for step in verify(pool, 60, T0 - day, T0 + 365 * day, 10)]
+    assert (sum(step.windows for step in steps), sum(step.rows for step in steps)) == (480, 480)
+    assert sum(step.difference_count for step in steps) == 0
+    assert len(steps) <= 5
 
 
 AT = "meter_id = 1 AND window_start = $1 AND resolution_minutes = 1"
