@@ -8,6 +8,7 @@ from services.core.retry import RetryPolicy
 from services.delivery.circuits import Circuits
 from services.delivery.dispatcher import Dispatcher
 from services.delivery.doorbell import listen
+from services.delivery.interval_counts import IntervalCounts
 from services.delivery.job_health import HealthRules
 from services.delivery.job_store import JobStore
 from services.delivery.mailing import Mailer
@@ -56,7 +57,9 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         timedelta(minutes=settings.failing_minutes),
         settings.failed_runs,
     )
-    stores = Stores(JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool))
+    stores = Stores(
+        JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool), IntervalCounts(pool)
+    )
     try:
         installation_id = await patience.postgres(stores.runs.installation_id)
     except Unavailable:

@@ -1,6 +1,5 @@
 """The SQL of runs, parts and attempts. Every write holds the job under the claim's epoch first."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -13,15 +12,13 @@ from services.core.parts import run_id
 from services.core.retry import Answer, Verdict
 from services.core.schedule import Slot
 from services.delivery.health_store import hold, stop_held, store_consequence
+from services.delivery.interval_counts import Intervals
 from services.delivery.job_health import FAILED_RUNS, HealthRules, JobHealth, News, after_failure, after_success
-from services.delivery.model import Claim, FrozenPart, JobKey, Manifest, RowRange, Run, Version, WaitingPart
+from services.delivery.model import Claim, FrozenPart, JobKey, Manifest, RowRange, Run, WaitingPart
 from services.delivery.notices import Occasion
 from services.delivery.planning import Plan, PlannedRun
 from services.platform.crash_points import crash_point
 from services.platform.postgres import Connection, Pool, transaction
-
-# Runs; each takes a connection for as long as its rows are counted.
-COUNTED_AT_ONCE = 2
 
 _PLAN_RUNS = """
 INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state,
@@ -73,13 +70,6 @@ SET state = $4, part_count = $5, row_count = $6, byte_count = $7, frozen_at = $8
     intervals_present = $9, intervals_expected = $10, silent_meter_count = $11,
     finished_at = CASE WHEN $4 = 'empty' THEN $8::timestamptz END
 WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
-"""
-
-# Beside the rows themselves: what the run should have held, as known at the catalog revision that it pins.
-_COUNT_INTERVALS = """
-SELECT coalesce(sum(intervals_present), 0)::bigint, coalesce(sum(intervals_expected), 0)::bigint,
-       count(*) FILTER (WHERE windows_present = 0)
-FROM completeness($1, $2, $3, $4, $5, $6)
 """
 
 _NEXT_PART = """
@@ -145,14 +135,6 @@ class LastManifest(NamedTuple):
     sha256: bytes
 
 
-class Intervals(NamedTuple):
-    """How complete a run is: intervals that went into its rows, that should have, and meters without any."""
-
-    present: int
-    expected: int
-    silent_meters: int
-
-
 class Attempt(NamedTuple):
     """One attempt and what follows from it; `next_attempt_at` is None unless it is made again by itself."""
 
@@ -188,7 +170,6 @@ class RunStore:
     def __init__(self, pool: Pool, rules: HealthRules | None = None) -> None:
         self._pool = pool
         self._rules = rules or HealthRules()
-        self._counting = asyncio.Semaphore(COUNTED_AT_ONCE)
 
     async def installation_id(self) -> str:
         """Return what tells this installation's parts from those of any other."""
@@ -227,24 +208,6 @@ class RunStore:
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_LAST_MANIFEST, *run.job)
         return None if row is None else LastManifest(*row)
-
-    async def intervals(self, run: Run, version: Version) -> Intervals:
-        """Return how complete the run is. Closed windows never change: when this is asked makes no difference."""
-        sites = None if version.site_ids is None else list(version.site_ids)
-        async with self._counting, transaction(self._pool) as connection:
-            # The function's results are many times what is estimated, and meter by meter is the slowest way then.
-            await connection.execute("SET LOCAL enable_nestloop = off")
-            row = await connection.fetchrow(
-                _COUNT_INTERVALS,
-                run.job.organization_id,
-                version.resolution_minutes,
-                *run.slot,
-                run.catalog_revision,
-                sites,
-            )
-        if row is None:
-            raise RuntimeError("an aggregate always has a row")
-        return Intervals(*row)
 
     async def freeze(
         self,

@@ -12,13 +12,14 @@ import structlog
 
 from services.core.retry import Answer, Verdict
 from services.delivery.circuits import Circuits
+from services.delivery.interval_counts import IntervalCounts, Intervals
 from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
 from services.delivery.manifests import make_manifest
 from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
 from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
-from services.delivery.run_store import Intervals, Recorded, RunStore
+from services.delivery.run_store import Recorded, RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.transports.base import Receiver, Transport
 from services.delivery.unsealing import Discreet, Withheld, unseal
@@ -54,6 +55,7 @@ class Stores:
     jobs: JobStore
     runs: RunStore
     rows: RowStore
+    intervals: IntervalCounts
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the slice ends because the job is stopped for now
@@ -200,7 +202,7 @@ class Worker:
 
     async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals]:
         """Render the run, and count side by side how complete it is."""
-        counting = asyncio.ensure_future(self._stores.runs.intervals(run, version))
+        counting = asyncio.ensure_future(self._stores.intervals.of(run, version))
         try:
             parts = await self._freezer.parts(run, version)
             return parts, await counting

@@ -15,8 +15,9 @@ from services.api.job_queries import find_job
 from services.api.job_store import resume_job
 from services.core.messages import WindowsClosed, encode
 from services.core.retry import Answer, Verdict
+from services.delivery.interval_counts import Intervals
 from services.delivery.job_store import JobStore, Release
-from services.delivery.run_store import Attempt, Intervals, RunStore
+from services.delivery.run_store import Attempt, RunStore
 from services.local.kafka_server import KafkaServer
 from services.platform.clock import SystemClock
 from services.platform.errors import Superseded
