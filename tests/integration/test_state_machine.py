@@ -203,6 +203,22 @@ class Platform(RuleBasedStateMachine):
         for resolution in RESOLUTIONS_MINUTES:
             self.run(self.close(resolution))
 
+    def teardown(self) -> None:
+        """End every example with one of each that the test is about, so that none is left to chance."""
+        if not self.log[PARTITIONS[0]]:
+            return
+        newest = (self.clock - T0) // MINUTE - 1
+        self.publish_readings(PARTITIONS[0], [(1, newest, 7, 0), (5, newest, 7, 0), (9, newest, 7, 0)])
+        for number in range(2):
+            self.run(self.assign(number, PARTITIONS))
+        self.run(self.store_next(self.consumers[0], 10_000, False))
+        self.time_passes(1_800)
+        self.publish_readings(PARTITIONS[0], [(2, newest, 7, 0), (5, newest + 20, 9, 0)])
+        self.time_passes(1_800)
+        self.store_and_close_everything()
+        self.every_reading_is_a_version_or_refused()
+        self.closed_windows_are_what_the_whole_log_says()
+
     async def assign(self, number: int, some: tuple[Partition, ...]) -> None:
         consumer = self.consumers[number]
         consumer.positions.update(await consumer.store.claim(dict.fromkeys(some, 0), consumer.name))
