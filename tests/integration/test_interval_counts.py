@@ -31,8 +31,8 @@ async def test_jobs_with_the_same_windows_share_a_count(exports: Exports, pool: 
     counts = IntervalCounts(pool)
     wanted = [run_of(job, at(8), at(9), sites) for job in (1, 2, 3) for sites in (None, (1,), (2,))]
     found = await asyncio.gather(*(counts.of(run, version) for run, version in wanted))
-    # Four windows of a meter; each expects 15 intervals and has one.
-    everything, first, second = Intervals(12, 240, 1), Intervals(4, 120, 1), Intervals(8, 120, 0)
+    # Four windows of a meter, of 15 minutes each; the meter without rows is at the first site.
+    everything, first, second = Intervals(180, 240, 1), Intervals(60, 120, 1), Intervals(120, 120, 0)
     assert found == [everything, first, second] * 3
     # Meters of the first site are the even ones; a count that was made is not made again.
     await exports.execute("DELETE FROM measurement")
