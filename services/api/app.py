@@ -9,6 +9,7 @@ from aiohttp import web
 
 from services.api import idempotency_store
 from services.api.access_store import forget_sessions
+from services.api.connection_test_store import KEPT, forget_tests
 from services.api.http.call import Means
 from services.api.http.server import build_application
 from services.api.passwords import Passwords
@@ -88,3 +89,4 @@ async def _forget(means: Means, pool: Pool) -> None:
     async with transaction(pool) as connection:
         await idempotency_store.forget(connection, now)
         await forget_sessions(connection, now - timedelta(days=30))
+        await forget_tests(connection, now - KEPT)

@@ -4,6 +4,7 @@ from services.api.http.endpoint import Endpoint
 from services.api.http.routes import (
     audit,
     clients,
+    connections,
     data_sample,
     devices,
     dry_run,
@@ -31,6 +32,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *data_sample.ENDPOINTS,
     *jobs.ENDPOINTS,
     *dry_run.ENDPOINTS,
+    *connections.ENDPOINTS,
     *runs.ENDPOINTS,
     *audit.ENDPOINTS,
 )
