@@ -6,6 +6,7 @@ from services.api.http.routes import (
     clients,
     connections,
     data_sample,
+    description,
     devices,
     dry_run,
     jobs,
@@ -35,4 +36,5 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *connections.ENDPOINTS,
     *runs.ENDPOINTS,
     *audit.ENDPOINTS,
+    *description.ENDPOINTS,
 )
