@@ -35,3 +35,9 @@ CREATE TABLE connection_test_result (
     -- Tests are forgotten by the API, their results with them.
     FOREIGN KEY (organization_id, job_id, test_id) REFERENCES connection_test ON DELETE CASCADE
 );
+
+-- Owned by services/api: a page of an organization's jobs or meters is read in the order of their ids.
+DROP INDEX export_job_by_organization;
+CREATE INDEX export_job_by_organization ON export_job (organization_id, job_id);
+DROP INDEX meter_by_organization;
+CREATE INDEX meter_by_organization ON meter (organization_id, meter_id);
