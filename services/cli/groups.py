@@ -22,7 +22,7 @@ GROUPS = {
         ("job_commands", "job_connection", "request_commands:jobs"),
     ),
     "readings": Group(
-        "Readings: publish those of a file, as the devices would have.", ("reading_commands", "reading_as_of")
+        "Readings: publish those of a file, and show what was known when.", ("reading_commands", "reading_as_of")
     ),
     "runs": Group(
         "Runs: what was sent when, and what the receiver answered.", ("run_commands", "request_commands:runs")

@@ -12,7 +12,7 @@ from services.cli.show import Column
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, help="Measurements: the windows that are closed, over the HTTP API (--url).")
+app = typer.Typer(no_args_is_help=True, help="Measurements: closed windows, over the HTTP API.")
 _COLUMNS = (
     Column("Window", whole=True),
     Column("Meter", number=True),
