@@ -89,7 +89,6 @@ WHERE s.organization_id = $1 AND s.site_id > $4 AND ($5::int[] IS NULL OR s.site
 ORDER BY s.site_id LIMIT $7
 """
 
-# A search goes through the names first, corrected and former ones too, and looks at few meters more closely.
 _METERS = """
 SELECT m.meter_id, m.meter_type, m.utility, m.serial_number, c.name, c.site_id, c.unit, c.units_per_pulse,
        c.normalization_factor, c.calorific_value, c.register_modulus, c.cadence_minutes,
@@ -102,16 +101,9 @@ CROSS JOIN LATERAL (
 ) c
 WHERE m.organization_id = $1 AND m.meter_id > $4 AND ($5::int[] IS NULL OR c.site_id = ANY ($5))
   AND ($6::int[] IS NULL OR c.site_id = ANY ($6)) AND ($7::text IS NULL OR m.utility = $7)
-  AND ($8::text IS NULL OR position(lower($8) IN lower(c.name || ' ' || coalesce(m.serial_number, ''))) > 0) {found}
+  AND ($8::text IS NULL OR position(lower($8) IN lower(c.name || ' ' || coalesce(m.serial_number, ''))) > 0)
   AND ($9::int IS NULL OR m.meter_id = $9)
 ORDER BY m.meter_id LIMIT $10
-"""
-
-_FOUND = """
-  AND m.meter_id IN (
-      SELECT n.meter_id FROM meter_configuration n JOIN meter o ON o.meter_id = n.meter_id
-      WHERE o.organization_id = $1
-        AND position(lower($8) IN lower(n.name || ' ' || coalesce(o.serial_number, ''))) > 0)
 """
 
 # A caller who is held to some sites sees the devices that ever reported a meter that stands there.
@@ -203,7 +195,7 @@ async def meters_page(
 ) -> list[Meter]:
     """Return meters by id; a search looks into names and serial numbers."""
     rows = await connection.fetch(
-        _METERS.format(found="" if wanted.search is None else _FOUND),
+        _METERS,
         *(organization_id, *known, after, _ints(sites), _ints(wanted.site_ids)),
         *(wanted.utility, wanted.search, wanted.meter_id, limit),
     )
