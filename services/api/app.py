@@ -9,6 +9,7 @@ from aiohttp import web
 
 from services.api import idempotency_store
 from services.api.access_store import forget_sessions
+from services.api.connection_test_store import KEPT, forget_tests
 from services.api.http.call import Means
 from services.api.http.server import build_application
 from services.api.passwords import Passwords
@@ -21,6 +22,8 @@ from services.platform.postgres import Patience, Pool, connect_pool, transaction
 
 LOOK_SECONDS = 15.0
 FORGET_EVERY = 40
+# A thousand meters may be named in a query, and 8 kB, as usual, would not hold them.
+LONGEST_URL = 65_536
 # Of the time to stop, so much is kept for closing connections after the last answer.
 CLOSING_SECONDS = 2.0
 log = structlog.get_logger()
@@ -45,7 +48,9 @@ async def serve(
     keys = SigningKeys(vault, settings.api_public_url, settings.token_lifetime, rotate_after)
     means = Means(settings, clock, keys, vault, Passwords())
     seconds = max(1.0, settings.shutdown_deadline_seconds - CLOSING_SECONDS)
-    runner = web.AppRunner(build_application(means), access_log=None, shutdown_timeout=seconds)
+    runner = web.AppRunner(
+        build_application(means), access_log=None, shutdown_timeout=seconds, max_line_size=LONGEST_URL
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.api_host, settings.api_port, backlog=512)
@@ -88,3 +93,4 @@ async def _forget(means: Means, pool: Pool) -> None:
     async with transaction(pool) as connection:
         await idempotency_store.forget(connection, now)
         await forget_sessions(connection, now - timedelta(days=30))
+        await forget_tests(connection, now - KEPT)

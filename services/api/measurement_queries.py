@@ -15,7 +15,8 @@ import asyncpg
 from services.core.times import ceil_to
 from services.platform.postgres import Connection
 
-_MOST_STARTS = 2_048
+_MOST_STARTS = 3_072
+_FEW_METERS = 100
 _LOWEST_ID = -(2**31)
 
 
@@ -76,11 +77,31 @@ JOIN LATERAL (
     WHERE site_id = c.site_id AND valid_from <= m.window_start AND revision <= {revision}
     ORDER BY valid_from DESC, revision DESC LIMIT 1) s ON true
 """
+# The same by periods that are made once, for few meters with many windows each.
+_PERIODS = """
+WITH c AS MATERIALIZED (
+    SELECT meter_id, name, unit, site_id, valid_from,
+           lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from) AS valid_until
+    FROM (SELECT DISTINCT ON (meter_id, valid_from) * FROM meter_configuration
+          WHERE meter_id = ANY ({meters}::int[]) ORDER BY meter_id, valid_from, revision DESC) newest
+), s AS MATERIALIZED (
+    SELECT site_id, name, valid_from,
+           lead(valid_from, 1, 'infinity') OVER (PARTITION BY site_id ORDER BY valid_from) AS valid_until
+    FROM (SELECT DISTINCT ON (site_id, valid_from) * FROM site_description
+          WHERE site_id IN (SELECT site_id FROM c) ORDER BY site_id, valid_from, revision DESC) newest
+)
+"""
+_NAMES_OF_PERIODS = """
+JOIN meter t ON t.meter_id = m.meter_id
+JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.window_start < c.valid_until
+JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
+"""
 _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7
 """
 _MEASUREMENTS = """
+{periods}
 SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name, m.intervals_present,
        m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
 FROM measurement m {closing} {names}
@@ -136,7 +157,7 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     With `as_of`: those whose cut-off had passed by then, with the names that were known when they were closed.
     """
     more: list[object] = []
-    closing, revision, meters = "", "9223372036854775807", ""
+    closing, revision, meters, periods = "", "9223372036854775807", "", ""
     if wanted.as_of is not None:
         closing, revision = _CLOSING, "w.catalog_revision"
         buckets = await connection.fetchval("SELECT coalesce(max(bucket), 0) + 1 FROM window_frontier")
@@ -144,8 +165,11 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     if wanted.meter_ids is not None:
         more.append(list(wanted.meter_ids))
         meters = f"AND m.meter_id = ANY (${6 + len(more)}::int[])"
+    names = _NAMES.format(revision=revision)
+    if wanted.meter_ids is not None and len(wanted.meter_ids) <= _FEW_METERS and wanted.as_of is None:
+        names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=f"${6 + len(more)}")
     query = _MEASUREMENTS.format(
-        closing=closing, names=_NAMES.format(revision=revision), meters=meters, limit=f"${7 + len(more)}"
+        periods=periods, closing=closing, names=names, meters=meters, limit=f"${7 + len(more)}"
     )
     rows: list[asyncpg.Record] = []
     for starts in _batches(wanted):
@@ -182,9 +206,11 @@ async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:
 
 
 def _batches(wanted: Wanted) -> Iterator[list[datetime]]:
-    """Yield the starts that are asked for, each time twice as many."""
+    """Yield the starts that are asked for, each time twice as many; at first what few meters may fill the page with."""
     first = wanted.start if wanted.after is None else max(wanted.start, wanted.after[0])
     start, count = ceil_to(first, wanted.step), 1
+    if wanted.meter_ids:
+        count = min(max(1, wanted.limit // len(wanted.meter_ids)), _MOST_STARTS)
     while start < wanted.until:
         batch: list[datetime] = []
         while len(batch) < count and start < wanted.until:

@@ -2,10 +2,8 @@
 
 from datetime import timedelta
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from services.platform.errors import UserError
-from services.platform.outbound import parse_networks
 from services.platform.secrets import SecretSettings
 from services.platform.settings import ServiceSettings
 
@@ -36,19 +34,6 @@ class ApiSettings(ServiceSettings, SecretSettings):
     import_kilobytes: int = Field(20_480, ge=1, le=1_000_000, description="The longest file of an import.")
     body_seconds: float = Field(30.0, gt=0, le=600, description="A body that takes longer to arrive is refused.")
     idempotency_hours: int = Field(24, ge=1, le=720, description="How long an Idempotency-Key is remembered.")
-
-    allowed_destinations: str = Field(
-        "", description="Private networks that connections may be tried to, as delivery is told them."
-    )
-
-    @field_validator("allowed_destinations")
-    @classmethod
-    def _are_networks(cls, text: str) -> str:
-        try:
-            parse_networks(text)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return text
 
     @property
     def token_lifetime(self) -> timedelta:

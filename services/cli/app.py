@@ -1,10 +1,12 @@
 """The `meterpost` command put together; its help begins with examples."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from services.cli.api_session import FILE_VARIABLE, ID_VARIABLE, SECRET_VARIABLE, URL_VARIABLE, api_place
 from services.cli.groups import Groups
 from services.cli.show import console
 
@@ -62,5 +64,22 @@ app = typer.Typer(
 
 
 @app.callback()
-def root() -> None:
+def root(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help=f"Use the HTTP API there. Or: {URL_VARIABLE}", show_default=False),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--credentials",
+            metavar="FILE",
+            help=f"Who asks the API, as JSON. Or: {FILE_VARIABLE}, or {ID_VARIABLE} and {SECRET_VARIABLE}",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
     """Stand for the command as a whole; its help is HELP."""
+    context.obj = api_place(url, credentials)

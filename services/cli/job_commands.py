@@ -11,6 +11,7 @@ from services.api.file_settings import destination_text
 from services.api.job_queries import find_job, list_jobs
 from services.api.job_settings import TRANSPORTS, JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
+from services.cli import api_jobs
 from services.cli.https_options import (
     Access,
     AuthOption,
@@ -59,7 +60,7 @@ app = typer.Typer(no_args_is_help=True, help="Export jobs: what is sent, how oft
 _DATABASE = ("organization", "database", "as_json")
 
 
-@command(app, "create", *_DATABASE)
+@command(app, "create", *_DATABASE, over_api=api_jobs.create)
 async def create(
     session: Session,
     *,
@@ -159,7 +160,7 @@ async def create(
     tell_next_steps(session, job)
 
 
-@command(app, "list", *_DATABASE)
+@command(app, "list", *_DATABASE, over_api=api_jobs.list_)
 async def list_(session: Session) -> None:
     """List the export jobs."""
     async with session.pool() as pool, transaction(pool) as connection:
@@ -174,7 +175,7 @@ async def list_(session: Session) -> None:
         session.answer.table(COLUMNS, [job_row(job, known) for job in jobs], title=f"Jobs of {organization.name}")
 
 
-@command(app, "show", *_DATABASE)
+@command(app, "show", *_DATABASE, over_api=api_jobs.show)
 async def show(session: Session, job_id: JobArgument) -> None:
     """Show one job in full."""
     async with session.pool() as pool, transaction(pool) as connection:
@@ -200,7 +201,7 @@ async def show(session: Session, job_id: JobArgument) -> None:
     session.answer.facts(facts)
 
 
-@command(app, "edit", *_DATABASE)
+@command(app, "edit", *_DATABASE, over_api=api_jobs.edit)
 async def edit(
     session: Session,
     job_id: JobArgument,
@@ -262,7 +263,7 @@ async def edit(
         given.say_once(session.answer)
 
 
-@command(app, "pause", *_DATABASE)
+@command(app, "pause", *_DATABASE, over_api=api_jobs.pause)
 async def pause(session: Session, job_id: JobArgument) -> None:
     """Pause a job: slots that begin meanwhile are skipped, and recorded as skipped."""
     async with session.pool() as pool:
@@ -276,7 +277,7 @@ async def pause(session: Session, job_id: JobArgument) -> None:
         session.answer.say(f"{done}; slots from {utc(job.paused_from)} on are skipped.")
 
 
-@command(app, "resume", *_DATABASE)
+@command(app, "resume", *_DATABASE, over_api=api_jobs.resume)
 async def resume(session: Session, job_id: JobArgument) -> None:
     """Resume a job that is paused, or that was stopped because its receiver refused for good."""
     async with session.pool() as pool:
@@ -289,7 +290,7 @@ async def resume(session: Session, job_id: JobArgument) -> None:
         session.answer.say(f"Resumed job {job_id}." if changed else f"Nothing changed: job {job_id} is active already.")
 
 
-@command(app, "delete", *_DATABASE)
+@command(app, "delete", *_DATABASE, over_api=api_jobs.delete)
 async def delete(session: Session, job_id: JobArgument) -> None:
     """Delete a job. What it has sent stays on record."""
     async with session.pool() as pool:

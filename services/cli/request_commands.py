@@ -8,6 +8,7 @@ import typer
 from services.api.job_queries import find_job
 from services.api.request_store import (
     Asker,
+    RequestState,
     list_requests,
     request_backfill,
     request_recover,
@@ -16,6 +17,8 @@ from services.api.request_store import (
     request_run_now,
 )
 from services.api.run_queries import parse_run_id
+from services.cli import api_runs
+from services.cli.api_session import Api
 from services.cli.operator import operator_name
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import Column, utc
@@ -40,7 +43,7 @@ JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's id, a
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="As `runs list` names it: job3-20261120T100000Z")]
 
 
-@command(runs, "run-now", *_DATABASE)
+@command(runs, "run-now", *_DATABASE, over_api=api_runs.run_now)
 async def run_now(session: Session, job_id: JobArgument) -> None:
     """Send what is closed of a job's present slot now; the rest of the slot makes a shorter run later.
 
@@ -52,7 +55,7 @@ async def run_now(session: Session, job_id: JobArgument) -> None:
     _told(session, job_id, request_id, "The present slot of job {job} ends with what is closed now, and is sent.")
 
 
-@command(runs, "retry", *_DATABASE)
+@command(runs, "retry", *_DATABASE, over_api=api_runs.retry)
 async def retry(
     session: Session,
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="As `runs list` names it.")] = None,
@@ -73,7 +76,7 @@ async def retry(
     _told(session, job_id, request_id, "The parts that wait are tried again at once.")
 
 
-@command(runs, "resend", *_DATABASE)
+@command(runs, "resend", *_DATABASE, over_api=api_runs.resend)
 async def resend(session: Session, run: RunArgument) -> None:
     """Send a delivered run again: the same bytes under the same ids, so a receiver that has it may ignore it."""
     job_id, slot_start = _run(run)
@@ -83,7 +86,7 @@ async def resend(session: Session, run: RunArgument) -> None:
     _told(session, job_id, request_id, f"The run {run} is sent again.")
 
 
-@command(jobs, "backfill", *_DATABASE)
+@command(jobs, "backfill", *_DATABASE, over_api=api_runs.backfill)
 async def backfill(
     session: Session,
     job_id: JobArgument,
@@ -102,7 +105,7 @@ async def backfill(
     _told(session, job_id, request_id, f"The slots from {utc(between[0])} to {utc(between[1])} are sent.")
 
 
-@command(jobs, "recover", *_DATABASE)
+@command(jobs, "recover", *_DATABASE, over_api=api_runs.recover)
 async def recover(session: Session, job_id: JobArgument) -> None:
     """Let a job that was paused by failures go on, and send what it missed: the failed runs too, the oldest first."""
     async with session.pool() as pool:
@@ -111,7 +114,11 @@ async def recover(session: Session, job_id: JobArgument) -> None:
     _told(session, job_id, request_id, "What job {job} missed is sent, the oldest first.")
 
 
-@command(jobs, "requests", *_DATABASE)
+async def _requests_over_api(session: Session, api: Api, job_id: int, *, limit: int) -> None:
+    _show_requests(session, job_id, await api_runs.requests(api, job_id, limit))
+
+
+@command(jobs, "requests", *_DATABASE, over_api=_requests_over_api)
 async def requests(
     session: Session, job_id: JobArgument, *, limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20
 ) -> None:
@@ -120,6 +127,10 @@ async def requests(
         organization = await session.organization(connection)
         await find_job(connection, organization.organization_id, job_id)
         found = await list_requests(connection, organization.organization_id, job_id, limit)
+    _show_requests(session, job_id, found)
+
+
+def _show_requests(session: Session, job_id: int, found: list[RequestState]) -> None:
     if session.answer.as_json:
         session.answer.json({"job_id": job_id, "requests": [one._asdict() for one in found]})
     elif not found:

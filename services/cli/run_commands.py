@@ -1,11 +1,14 @@
 """`meterpost runs`: what was sent when, in which parts, and what the receiver answered."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from services.api.run_queries import (
     RUN_STATES,
+    Attempt,
+    Part,
     Run,
     attempts_of,
     find_run,
@@ -14,6 +17,8 @@ from services.api.run_queries import (
     parts_of,
     with_intervals,
 )
+from services.cli import api_runs
+from services.cli.api_session import Api
 from services.cli.session import Session, command
 from services.cli.show import Column, utc
 from services.platform.errors import UserError
@@ -50,7 +55,16 @@ _ATTEMPTS = (
 )
 
 
-@command(app, "list", *_DATABASE)
+async def _list_over_api(session: Session, api: Api, *, job: int | None, state: str | None, limit: int) -> None:
+    runs = await api_runs.runs(api, job, state, limit)
+    _show_list(session, await api_runs.organization_name(api), runs)
+
+
+async def _show_over_api(session: Session, api: Api, run: str) -> None:
+    _show_run(session, *await api_runs.run(api, run))
+
+
+@command(app, "list", *_DATABASE, over_api=_list_over_api)
 async def list_(
     session: Session,
     *,
@@ -68,9 +82,13 @@ async def list_(
     async with session.pool() as pool, transaction(pool) as connection:
         organization = await session.organization(connection)
         runs = await list_runs(connection, organization.organization_id, job_id=job, state=state, limit=limit)
+    _show_list(session, organization.name, runs)
+
+
+def _show_list(session: Session, organization: str, runs: list[Run]) -> None:
     if session.answer.as_json:
         listed = [{"run": run.run_id, **run._asdict()} for run in runs]
-        session.answer.json({"organization": organization.name, "runs": listed})
+        session.answer.json({"organization": organization, "runs": listed})
     elif not runs:
         session.answer.say("There is no such run yet. A slot's run comes when all its windows are closed.")
     else:
@@ -86,10 +104,10 @@ async def list_(
             )
             for run in runs
         ]
-        session.answer.table(_RUNS, rows, title=f"Runs of {organization.name}")
+        session.answer.table(_RUNS, rows, title=f"Runs of {organization}")
 
 
-@command(app, "show", *_DATABASE)
+@command(app, "show", *_DATABASE, over_api=_show_over_api)
 async def show(
     session: Session,
     run: Annotated[str, typer.Argument(metavar="RUN", help="As `runs list` names it: job3-20261120T100000Z")],
@@ -107,6 +125,10 @@ async def show(
         found = await with_intervals(connection, organization.organization_id, found)
         parts = await parts_of(connection, organization.organization_id, found)
         attempts = await attempts_of(connection, organization.organization_id, found)
+    _show_run(session, found, parts, attempts)
+
+
+def _show_run(session: Session, found: Run, parts: Sequence[Part], attempts: Sequence[Attempt]) -> None:
     if session.answer.as_json:
         listed = [
             part._asdict() | {"attempts": [one._asdict() for one in attempts if one.part == part.part]}
@@ -115,7 +137,7 @@ async def show(
         session.answer.json({"run": found.run_id, **found._asdict(), "parts": listed})
         return
     session.answer.say(
-        f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {job_id} "
+        f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {found.job_id} "
         f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts"
         f"{f', sent again {found.resend_count} times' if found.resend_count else ''}."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.api.catalog_queries import AnyConnection, Organization, organizations
+from services.cli.api_session import ApiPlace, connected
 from services.cli.places import DATA_FOLDER_VARIABLE, DATABASE_VARIABLE, KAFKA_VARIABLE, Places, without_password
 from services.cli.show import Answer
 from services.platform.clock import SystemClock
@@ -119,10 +120,15 @@ class Session:
 
 
 Command = Callable[..., Awaitable[None]]
+OverApi = Callable[..., Awaitable[None]]
+"""What a command does over the HTTP API: it is given the session, the connection and the same options."""
 
 
-def command(app: typer.Typer, name: str, *shared: str) -> Callable[[Command], Command]:
-    """Register an async function as a command with the options named in `shared`, gathered into its `session`."""
+def command(app: typer.Typer, name: str, *shared: str, over_api: OverApi | None = None) -> Callable[[Command], Command]:
+    """Register an async function as a command with the options named in `shared`, gathered into its `session`.
+
+    With `meterpost --url`, `over_api` is called instead.
+    """
 
     def register(function: Command) -> Command:
         own = [
@@ -132,14 +138,20 @@ def command(app: typer.Typer, name: str, *shared: str) -> Callable[[Command], Co
         ]
         added = [_parameter(option) for option in ("organization", "as_json", "kafka", "database") if option in shared]
         added.append(_parameter("data_folder"))
+        added.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
         def run(**given: Any) -> None:
+            told_at_the_root: ApiPlace | None = given.pop("context").find_object(ApiPlace)
             session = Session(
                 Places(given.pop("kafka", None), given.pop("database", None), given.pop("data_folder")),
                 Answer(as_json=given.pop("as_json", False)),
                 given.pop("organization", None),
             )
-            asyncio.run(_invoke(function, session, given))
+            place = _api_of(name, told_at_the_root, session, over_api)
+            if place is None or over_api is None:
+                asyncio.run(_invoke(function, session, given))
+            else:
+                asyncio.run(_invoke_over_api(over_api, place, session, given))
 
         parameters = sorted([*own, *added], key=lambda parameter: parameter.kind)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # what typer reads
@@ -158,6 +170,32 @@ def _flowing(doc: str) -> str:
 
 async def _invoke(function: Command, session: Session, given: Mapping[str, Any]) -> None:
     await function(session, **given)
+
+
+async def _invoke_over_api(function: OverApi, place: ApiPlace, session: Session, given: Mapping[str, Any]) -> None:
+    async with connected(place) as api:
+        await function(session, api, **given)
+
+
+def _api_of(name: str, place: ApiPlace | None, session: Session, over_api: OverApi | None) -> ApiPlace | None:
+    """Return the API that the command is to use, if it is to use one. Raises UserError."""
+    if place is None:
+        return None
+    if over_api is None:
+        if place.is_option:
+            raise UserError(f"`{name}` works on this platform's own servers, not over the HTTP API: leave out --url")
+        return None
+    asked = [
+        option
+        for option, value in (
+            ("--database", session.places.database_option),
+            ("--organization", session.organization_name),
+        )
+        if value
+    ]
+    if asked and place.is_option:
+        raise UserError(f"with --url the client says whose data it is: leave out {asked[0]}")
+    return None if asked else place
 
 
 def _parameter(option: str) -> inspect.Parameter:

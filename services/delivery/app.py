@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from services.core.retry import RetryPolicy
 from services.delivery.circuits import Circuits
+from services.delivery.connection_tests import ConnectionTests
 from services.delivery.dispatcher import Dispatcher
 from services.delivery.doorbell import listen
 from services.delivery.interval_counts import IntervalCounts
@@ -73,15 +74,17 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     poster = Poster(pool, settings.vault(), means)
     notifier = Notifier(pool, Mailer(settings), poster, installation_id, clock)
     notifying = asyncio.create_task(notifier.run(patience))
+    tests = ConnectionTests(name, transport, pool, settings.vault(), clock)
+    testing = asyncio.create_task(tests.run(patience))
     health.started()
     try:
         await dispatcher.run(finish_seconds=max(1.0, settings.shutdown_deadline_seconds - CLOSING_SECONDS))
     finally:
         # A notice that is on its way is recorded, lest it is sent again.
         await asyncio.wait({notifying}, timeout=CLOSING_SECONDS / 3)
-        for task in (listening, notifying):
+        for task in (listening, notifying, testing):
             task.cancel()
-        await asyncio.gather(listening, notifying, return_exceptions=True)
+        await asyncio.gather(listening, notifying, testing, return_exceptions=True)
         await poster.aclose()
         await transport.aclose()
         pool.terminate()

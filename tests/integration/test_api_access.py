@@ -26,6 +26,7 @@ IDS = {
     "user_id": "1",
     "client_id": "mp-first",
     "job_id": "1",
+    "test_id": "1",
     "run_id": "job1-20261120T100000Z",
     "organization_id": "1",
 }
@@ -52,6 +53,8 @@ BODIES: dict[str, Any] = {
     "edit_job": {"name": "X"},
     "duplicate_job": {"name": "X"},
     "ask_job": {"kind": "retry"},
+    "approve_host_key": {"test_id": 1, "fingerprint": "SHA256:x"},
+    "withdraw_host_key": {"fingerprint": "SHA256:x"},
 }
 QUERIES = {
     "list_measurements": "?from=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&resolution=60",

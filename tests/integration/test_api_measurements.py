@@ -135,3 +135,12 @@ async def test_readings_newest_and_as_of(api: Api) -> None:
     assert await _pages(api, token, f"/v1/readings?{RANGE}&meter_id=1&as_of=2026-11-20T10:00:30Z") == []
     csv = await api.get(f"/v1/readings?{RANGE}&meter_id=2&format=csv", token)
     assert csv.content.decode().split("\r\n")[1] == "2,2026-11-20T10:00:00Z,1,,7,0,2026-11-20T11:30:00.000Z"
+
+
+async def test_a_thousand_meters_may_be_named(api: Api) -> None:
+    token = await api.token(1, "viewer")
+    ids = ",".join(str(2**31 - number) for number in range(1, 1_001))
+    got = await api.get(
+        f"/v1/measurements?from=2026-11-20T10:00:00Z&until=2026-11-20T14:00:00Z&resolution=60&meter_id={ids}", token
+    )
+    assert (got.status, got.json["code"]) == (404, "not_found")

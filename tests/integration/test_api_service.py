@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,13 +41,57 @@ async def test_every_command_of_the_walk_does_what_it_says(database_url: str, tm
         file.write_text(json.dumps({"client_id": client_id, "client_secret": secret}), encoding="ascii")
         process = await asyncio.create_subprocess_exec(
             *("bash", "-x", "-c", script),
-            env={"URL": api.url, "FILE": str(file), "PATH": "/usr/bin:/bin:/usr/local/bin"},
+            env={
+                "URL": api.url,
+                "FILE": str(file),
+                "PYTHONPATH": str(REPOSITORY),
+                "COLUMNS": "80",
+                "PATH": f"{_command(tmp_path)}:/usr/bin:/bin:/usr/local/bin",
+            },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         said, _nothing = await process.communicate()
         assert process.returncode == 0, said.decode()[-3_000:]
         assert b"meter_id,meter_type,meter_name" in said
+
+
+async def test_the_ten_lines_of_the_readme_show_measurements(database_url: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    await seed_catalog(database_url)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """
+        CREATE TABLE measurement_60m_all PARTITION OF measurement_60m FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+        INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present,
+                                 intervals_expected, pulses, energy_wh, volume)
+        VALUES ('2026-11-20T10:00Z', 1, 1, 60, 60, 60, 7, 7.25, NULL);
+        """
+    )
+    await connection.close()
+    async with running_api(database_url, tmp_path) as api:
+        client_id, secret = await api.client(1, "viewer")
+        file = tmp_path / "api-client.json"
+        file.write_text(json.dumps({"client_id": client_id, "client_secret": secret}), encoding="ascii")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-c", script),
+            env={"URL": api.url, "FILE": str(file)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _nothing = await process.communicate()
+    assert (process.returncode, said.decode()) == (0, "2026-11-20T10:00:00Z Meter 1 7.25\n")
+
+
+def _command(folder: Path) -> Path:
+    """Return a folder with a `meterpost` that runs this code."""
+    commands = folder / "bin"
+    commands.mkdir()
+    command = commands / "meterpost"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m services.cli "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    return commands
 
 
 async def test_a_process_says_unavailable_while_the_database_is_away_and_stops_in_order(

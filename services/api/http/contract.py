@@ -114,7 +114,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.answer is not None:
         schema = {} if endpoint.answer is bytes else _reference(endpoint.answer)
         good["content"] = {
-            kind: {"schema": {"type": "string"} if kind == "text/csv" else schema} for kind in endpoint.media_types
+            kind: {"schema": {"type": "string"} if kind.startswith("text/") else schema}
+            for kind in endpoint.media_types
         }
     if endpoint.has_etag and endpoint.answer is not None:
         good["headers"] = {"ETag": {"schema": {"type": "string"}}}

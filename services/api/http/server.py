@@ -85,7 +85,9 @@ def _finish(request: web.Request, response: web.StreamResponse, request_id: str,
     endpoint: Endpoint | None = request.get(_ENDPOINT)
     name = endpoint.name if endpoint else "none"
     response.headers["X-Request-Id"] = request_id
-    response.headers.update(_SECURITY_HEADERS)
+    for header, value in _SECURITY_HEADERS.items():
+        response.headers.setdefault(header, value)
+    response.headers["Server"] = _SECURITY_HEADERS["Server"]
     if "Cache-Control" not in response.headers:
         secret = endpoint is None or endpoint.has_secret or not endpoint.has_etag
         response.headers["Cache-Control"] = "no-store" if secret else "private, no-cache"
@@ -122,7 +124,10 @@ def _problem_of(error: Exception, request: web.Request) -> Problem:
 
 def _of_aiohttp(error: Exception, request: web.Request) -> Problem:
     if isinstance(error, web.HTTPNotFound):
-        return Problem("not_found", f"there is nothing at {request.path[:200]}; the routes begin with /v1/")
+        return Problem(
+            "not_found",
+            f"there is nothing at {request.path[:200]}; the routes begin with /v1/, and /docs describes them",
+        )
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods - {"HEAD"}))
         return Problem(

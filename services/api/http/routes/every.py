@@ -4,7 +4,9 @@ from services.api.http.endpoint import Endpoint
 from services.api.http.routes import (
     audit,
     clients,
+    connections,
     data_sample,
+    description,
     devices,
     dry_run,
     jobs,
@@ -31,6 +33,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *data_sample.ENDPOINTS,
     *jobs.ENDPOINTS,
     *dry_run.ENDPOINTS,
+    *connections.ENDPOINTS,
     *runs.ENDPOINTS,
     *audit.ENDPOINTS,
+    *description.ENDPOINTS,
 )

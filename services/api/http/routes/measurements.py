@@ -223,7 +223,7 @@ def _measurement(one: MeasurementRow, resolution: int) -> MeasurementShown:
         *(one.window_start, resolution, one.meter_id, one.meter_type, one.meter_name, one.meter_unit),
         *(one.site_id, one.site_name, plain(one.energy_wh), plain(power), plain(one.volume), plain(flow)),
         *(one.pulses, one.intervals_present, one.intervals_expected),
-        [name for bit, name in _FLAGS.items() if one.flags & bit],
+        [name for bit, name in _FLAGS.items() if one.flags & bit] if one.flags else [],
     )
 
 

@@ -31,6 +31,7 @@ class Caller(msgspec.Struct, frozen=True):
     actor: str
     name: str
     organization_id: int | None
+    organization_name: str | None
     scopes: list[str]
     site_ids: list[int] | None
 
@@ -95,7 +96,10 @@ async def show_caller(call: Call) -> Answer:
     """Show who the token stands for."""
     one = call.caller
     scopes = scope_text(one.scopes).split()
-    return Answer(Caller(one.actor, one.name, one.grant.organization_id, scopes, one.site_ids))
+    name = await call.connection.fetchval(
+        "SELECT name FROM organization WHERE organization_id = $1", one.grant.organization_id
+    )
+    return Answer(Caller(one.actor, one.name, one.grant.organization_id, name, scopes, one.site_ids))
 
 
 async def log_in(call: Call) -> Answer:

@@ -1,0 +1,11 @@
+"""Connection tests that are asked for over the HTTP API."""
+
+from schemas.postgres.sql_file import run_sql_file
+
+revision = "0021"
+down_revision = "0013"
+
+
+def upgrade() -> None:
+    """Apply the file."""
+    run_sql_file("0021_connection_tests.sql")
