@@ -4,27 +4,8 @@ from typing import Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperGroup
 
-from services.cli import (
-    ingest_commands,
-    job_connection,
-    late_commands,
-    meter_commands,
-    notification_commands,
-    reading_commands,
-    rejected_commands,
-    request_commands,
-    run_commands,
-    secret_commands,
-    setup_commands,
-    window_commands,
-    window_completeness,
-    window_event_commands,
-    window_show,
-    window_verify_commands,
-    windows,
-)
+from services.cli.groups import Groups
 from services.cli.show import console
 
 EXAMPLES = """\
@@ -45,15 +26,6 @@ Examples
     meterpost topics declare --kafka kafka.example.org:9092
 """
 
-_REGISTER_BY_IMPORT = (
-    window_commands,
-    window_completeness,
-    window_event_commands,
-    window_show,
-    window_verify_commands,
-)
-"""Modules whose commands stand in a group of several modules."""
-
 HELP = """\
 Meterpost posts the closed intervals of pulse meters to the customers' own servers.
 
@@ -63,7 +35,7 @@ Times are UTC and end with Z. Results go to standard output, notes and errors to
 """
 
 
-class _ExamplesFirst(TyperGroup):
+class _ExamplesFirst(Groups):
     """A group whose help begins with examples, because most people come for these."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -84,20 +56,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-job_connection.app.registered_commands += request_commands.jobs.registered_commands
-run_commands.app.registered_commands += request_commands.runs.registered_commands
-app.add_typer(meter_commands.app, name="meters")
-app.add_typer(job_connection.app, name="jobs")  # of which job_commands is the other half
-app.add_typer(reading_commands.app, name="readings")
-app.add_typer(run_commands.app, name="runs")
-app.add_typer(ingest_commands.app, name="ingest")
-app.add_typer(rejected_commands.app, name="rejected")
-app.add_typer(windows.app, name="windows")
-app.add_typer(late_commands.app, name="late")
-app.add_typer(notification_commands.app, name="notifications")
-app.add_typer(secret_commands.app, name="secrets")
-app.add_typer(setup_commands.database_app, name="db")
-app.add_typer(setup_commands.topics_app, name="topics")
 
 
 @app.callback()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,11 @@ from services.cli.places import DATA_FOLDER_VARIABLE, DATABASE_VARIABLE, KAFKA_V
 from services.cli.show import Answer
 from services.platform.clock import SystemClock
 from services.platform.errors import Unavailable, UserError
-from services.platform.kafka import Producer
-from services.platform.kafka_admin import Admin
 from services.platform.postgres import Pool, connect_pool
+
+if TYPE_CHECKING:
+    from services.platform.kafka import Producer
+    from services.platform.kafka_admin import Admin
 
 _WHERE = "Where the servers are"
 _SHARED: Mapping[str, Any] = {
@@ -73,8 +75,10 @@ class Session:
             pool.terminate()
 
     @asynccontextmanager
-    async def admin(self) -> AsyncIterator[Admin]:
+    async def admin(self) -> AsyncIterator["Admin"]:
         """Lend an admin client of Kafka. Raises Unavailable."""
+        from services.platform.kafka_admin import Admin  # noqa: PLC0415 - most commands need no Kafka
+
         place = self.places.kafka()
         admin = Admin(place.address)
         try:
@@ -87,8 +91,10 @@ class Session:
             await admin.stop()
 
     @asynccontextmanager
-    async def producer(self) -> AsyncIterator[Producer]:
+    async def producer(self) -> AsyncIterator["Producer"]:
         """Lend a producer. Raises Unavailable."""
+        from services.platform.kafka import Producer  # noqa: PLC0415 - most commands need no Kafka
+
         producer = Producer(self.places.kafka().address, client="meterpost")
         await producer.start()
         try:

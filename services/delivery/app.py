@@ -24,8 +24,8 @@ from services.delivery.transports.base import Deadlines, Means, Transport
 from services.delivery.worker import Limits, Stores, Worker
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable
+from services.platform.health import Health
 from services.platform.postgres import Patience, Pool, connect_pool
-from services.platform.telemetry import Health
 
 # Of the time to stop, so much is kept for closing connections after the last slice.
 CLOSING_SECONDS = 3.0

@@ -12,11 +12,11 @@ from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.platform.errors import Superseded, Unavailable
+from services.platform.health import Health
 from services.platform.kafka import GroupConsumer, Producer
 from services.platform.kafka_admin import Admin
 from services.platform.metrics import INGEST_SUPERSEDED
 from services.platform.postgres import Patience, connect_pool
-from services.platform.telemetry import Health
 from services.platform.topics import INGEST_PROGRESS, READINGS_BRIDGE, READINGS_LOGGER
 
 WATCH_SECONDS = 5

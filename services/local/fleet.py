@@ -25,12 +25,12 @@ from services.core.times import EPOCH, floor_to, parse_instant
 from services.local.demo_catalog import DemoMeter, demo_meters
 from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable
+from services.platform.health import Health
 from services.platform.kafka import Producer
 from services.platform.kafka_admin import Admin
 from services.platform.lifecycle import run
 from services.platform.postgres import Patience, connect_pool, wait_or_stop
 from services.platform.settings import ServiceSettings
-from services.platform.telemetry import Health
 from services.platform.topics import READING_TOPICS, READINGS_BRIDGE, READINGS_LOGGER
 
 MINUTE = timedelta(minutes=1)

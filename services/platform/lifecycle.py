@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import structlog
 
 from services.platform.errors import MeterpostError, OperatorNeeded, UserError
+from services.platform.health import Health
 from services.platform.settings import ServiceSettings, load
-from services.platform.telemetry import Health, configure_logging, start_health_server
+from services.platform.telemetry import configure_logging, start_health_server
 
 LAST_RESORT_SECONDS = 1.5
 EXIT_BAD_SETTINGS = 2

@@ -11,8 +11,8 @@ import asyncpg
 import structlog
 
 from services.platform.errors import Unavailable, UserError
+from services.platform.health import Health
 from services.platform.metrics import SERVER_WAITS
-from services.platform.telemetry import Health
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]

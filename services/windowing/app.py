@@ -6,10 +6,10 @@ import time
 import structlog
 
 from services.platform.errors import Unavailable
+from services.platform.health import Health
 from services.platform.kafka import Producer
 from services.platform.kafka_admin import Admin
 from services.platform.postgres import Patience, connect_pool
-from services.platform.telemetry import Health
 from services.platform.topics import INGEST_PROGRESS, READING_TOPICS, WINDOWS_CLOSED, WINDOWS_DUE
 from services.windowing.closer import Closer
 from services.windowing.faust_shell import FaustShell

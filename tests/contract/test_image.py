@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from services.platform.telemetry import Health, start_health_server
+from services.platform.health import Health
+from services.platform.telemetry import start_health_server
 from tests.support.compose import (
     REPOSITORY,
     copied_paths,

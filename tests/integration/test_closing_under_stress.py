@@ -11,9 +11,9 @@ import pytest
 from services.core.messages import WindowsDue, encode
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.local.processes import ChildProcess
+from services.platform.health import Health
 from services.platform.kafka import Producer
 from services.platform.postgres import Patience, Pool
-from services.platform.telemetry import Health
 from services.platform.topics import READING_TOPICS
 from services.windowing import closer as closer_module
 from services.windowing.announcements import BucketKey

@@ -14,9 +14,9 @@ from services.ingest.batch import Batch
 from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore, Turn, at_once
 from services.ingest.write_plan import EncodedPlan
+from services.platform.health import Health
 from services.platform.kafka import acknowledged
 from services.platform.settings import load
-from services.platform.telemetry import Health
 from services.platform.topics import READINGS_LOGGER
 from tests.support.platform import Platform
 from tests.support.polling import eventually_async

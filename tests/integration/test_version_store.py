@@ -18,10 +18,10 @@ from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import HighWaterMarks, encode_plan
+from services.platform.health import Health
 from services.platform.kafka import Partition
 from services.platform.metrics import INGEST_MERGED_BATCHES, SERVER_WAITS
 from services.platform.postgres import Patience, Pool, connect_pool
-from services.platform.telemetry import Health
 from tests.support.exactness import assert_versions
 from tests.support.stack import Databases
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from services.delivery.app import deliver
 from services.delivery.settings import DeliverySettings
-from services.platform.telemetry import Health
+from services.platform.health import Health
 
 # Nothing listens there: delivery works without its doorbell.
 NO_KAFKA = "127.0.0.1:9"

@@ -2,7 +2,8 @@
 
 import logging
 
-from services.platform.telemetry import Health, NowAndThen
+from services.platform.health import Health
+from services.platform.telemetry import NowAndThen
 
 
 def line(message: str, *arguments: object, name: str = "library") -> logging.LogRecord:

@@ -1,0 +1,37 @@
+"""The groups of the command are loaded one by one, and none is forgotten."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services import cli
+from services.cli.groups import GROUPS, load
+
+MODULES = {place.partition(":")[0] for group in GROUPS.values() for place in group.modules}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_says_of_itself_what_the_list_says(name: str) -> None:
+    group = load(name)
+    assert group.help == GROUPS[name].help
+    assert group.commands
+
+
+def test_every_module_with_commands_is_in_a_group() -> None:
+    found = set()
+    for file in Path(cli.__path__[0]).glob("*.py"):
+        if "\n@command(" in file.read_text(encoding="utf-8"):
+            found.add(file.stem)
+    assert found <= MODULES
+    assert len(found) > 10
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    code = (
+        "import sys, services.cli.__main__ as command; command.main(['--help']); "
+        "print([name for name in sys.modules if name.endswith('_commands')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
