@@ -13,8 +13,8 @@ from services.exports.sweeping import Sweeper
 from services.exports.worker import Limits, Worker
 from services.platform.clock import SystemClock
 from services.platform.errors import Unavailable
+from services.platform.health import Health
 from services.platform.postgres import Patience, connect_pool, wait_or_stop
-from services.platform.telemetry import Health
 
 # A chunk of an hour's windows of a million meters is a long statement.
 STATEMENT_SECONDS = 600

@@ -27,6 +27,7 @@ class Endpoints:
     file_receivers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
     secret_keys_file: Path | None = None
+    export_store_url: str = ""
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -36,6 +37,7 @@ class Endpoints:
             "topic_prefix": self.topic_prefix,
             "database": self.database,
             "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
+            "export_store_url": self.export_store_url,
             "receivers": {
                 "https": {
                     "url": self.receiver_url,

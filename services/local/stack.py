@@ -26,6 +26,7 @@ from services.local.seed_demo import Destination, seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
+from services.platform.export_store import EXPORT_STORE_VARIABLE, folder_url
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
@@ -69,6 +70,11 @@ class Stack:
         is_told = any(os.environ.get(f"{ENVIRONMENT_PREFIX}{name}") for name in ("SECRET_KEYS", "SECRET_KEYS_FILE"))
         return None if is_told else self.folder / "secret-keys"
 
+    @property
+    def export_store_url(self) -> str:
+        """Where the files of manual exports are kept."""
+        return os.environ.get(EXPORT_STORE_VARIABLE) or folder_url(self.folder / "exports")
+
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
         for name in ("logs", "run", "received/https", "received/sftp", "received/ftps"):
@@ -105,6 +111,7 @@ class Stack:
             file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
             secret_keys_file=self.secret_keys_file,
+            export_store_url=self.export_store_url,
         )
         self.endpoints.write(self.folder)
 
@@ -200,6 +207,7 @@ class Stack:
             "METERPOST_FLEET_STATE_FILE": str(self.folder / "fleet.json"),
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
+            EXPORT_STORE_VARIABLE: self.export_store_url,
         }
         if self.secret_keys_file is not None:
             environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
@@ -207,6 +215,7 @@ class Stack:
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
+            "exports": ["services.exports"],
         }
         if self.settings.fleet:
             wanted["fleet"] = ["services.local.fleet"]

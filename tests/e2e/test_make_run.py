@@ -24,6 +24,7 @@ STARTED = (
     "delivery-https",
     "delivery-sftp",
     "delivery-ftps",
+    "exports",
     "fleet",
 )
 
