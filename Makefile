@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-export lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -67,6 +67,9 @@ bench-ingest-live: setup ## Measure how long after its append a reading is store
 
 bench-close: setup ## Measure closing against a bare aggregate on the same database (ARGS='--meters 5000')
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close $(ARGS)
+
+bench-export: setup ## Measure a manual export against COPY out of the same rows
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

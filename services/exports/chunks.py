@@ -99,8 +99,6 @@ class ChunkMaker:
         statement = rows_from_readings(export.format, is_selective=export.is_selective, is_as_of=is_as_of)
         minutes = []
         if export.is_selective:
-            # One search through the key for each minute and meter.
-            await connection.execute("SELECT set_config('enable_nestloop', 'on', true)")
             minutes = [[span.start + number * _MINUTE for number in range((span.end - span.start) // _MINUTE)]]
         before = len(lines)
         while True:

@@ -18,7 +18,7 @@ CSV_HEAD = CSV_HEADER.encode() + b"\n"
 """What a CSV file begins with. Lines end with a line feed."""
 
 # Nothing tells the planner how many readings there are, so it must not bet on few: joins and groups are hashed. Reading
-# meter by meter is a walk through the index, which needs no bet.
+# meter by meter is a walk through the index, no join.
 PLAN_FOR_THE_CHUNK = """
     SELECT set_config('enable_nestloop', 'off', true), set_config('enable_mergejoin', 'off', true),
            set_config('work_mem', '64MB', true), set_config('max_parallel_workers_per_gather', '0', true)
