@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+import asyncpg
 import structlog
 
 from services.exports.assembling import AssemblyStopped, ChunkBrokenError, assemble
@@ -65,6 +66,10 @@ class Worker:
             log.info("export_taken_over", export=claim.key.export_id)
         except NoLongerKeptError as error:
             await self._fail(claim, "no_longer_kept", error)
+        except (asyncpg.PostgresError, ValueError) as error:
+            # What one export trips over must not end the process, and with it the others' exports.
+            log.exception("export_tripped", export=claim.key.export_id)
+            await self._wait(claim, "unexpected", error)
         except UserError as error:
             # The store refuses us, say: an operator may mend it, so it is tried again for a while.
             await self._wait(claim, "store_refuses", error)
@@ -150,6 +155,10 @@ class Worker:
             return
 
     async def _fail(self, claim: Claim, code: str, error: Exception) -> None:
-        await self._store.end(claim, "failed", self._clock.now(), code, str(error))
+        try:
+            await self._store.end(claim, "failed", self._clock.now(), code, str(error))
+        except (Unavailable, Superseded):
+            # The lease ends by itself, and whoever takes the export over finds the same.
+            return
         EXPORTS.labels("failed").inc()
         log.error("export_failed", export=claim.key.export_id, code=code, error=str(error))

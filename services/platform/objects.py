@@ -5,6 +5,7 @@ elsewhere is refused before the store sees it.
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +42,10 @@ class Sink(Protocol):
 class ObjectStore:
     """One place for files. Raises Unavailable while it is away, UserError where it refuses us."""
 
-    def __init__(self, store: AnyStore) -> None:
+    def __init__(self, store: AnyStore, folder: Path | None = None) -> None:
+        """`folder`: where the store lies, if it is a folder of this machine."""
         self._store = store
+        self._folder = folder
 
     def put(self, name: str, data: bytes) -> None:
         """Store a small object whole, in place of what was there."""
@@ -51,7 +54,7 @@ class ObjectStore:
 
     def writer(self, name: str) -> "ObjectWriter":
         """Return what takes a large object piece by piece."""
-        return ObjectWriter(self._store, _checked(name))
+        return ObjectWriter(self._store, _checked(name), self._folder)
 
     def size(self, name: str) -> int:
         """Return an object's size in bytes. Raises ObjectMissingError."""
@@ -68,7 +71,11 @@ class ObjectStore:
                 start = piece
 
     def remove_all(self, folder: str) -> int:
-        """Remove every object below `folder`; return how many there were. What is gone already is no error."""
+        """Remove every object below `folder`; return how many there were. What is gone already is no error.
+
+        In a folder of this machine whatever a killed process left unfinished goes, too; elsewhere the store's own rule
+        for incomplete uploads has to see to that.
+        """
         with _translated(folder):
             names = [one["path"] for batch in obstore.list(self._store, _checked(folder)) for one in batch]
             for name in names:
@@ -76,15 +83,19 @@ class ObjectStore:
                     obstore.delete(self._store, name)
                 except FileNotFoundError:
                     continue
+            if self._folder is not None:
+                shutil.rmtree(self._folder / folder, ignore_errors=True)
         return len(names)
 
 
 class ObjectWriter:
     """A large object that is being written. Left by an error, nothing appears under its name."""
 
-    def __init__(self, store: AnyStore, name: str) -> None:
+    def __init__(self, store: AnyStore, name: str, folder: Path | None) -> None:
         self._name = name
+        self._folder = folder
         with _translated(name):
+            self._clear()
             self._writer = obstore.open_writer(store, name, buffer_size=WRITE_BUFFER_BYTES)
 
     def __enter__(self) -> Self:
@@ -101,6 +112,15 @@ class ObjectWriter:
         if error is None:
             with _translated(self._name):
                 self._writer.close()
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what is unfinished: beside the name, with a number behind it, where no list shows it."""
+        if self._folder is not None:
+            target = self._folder / self._name
+            for unfinished in target.parent.glob(f"{target.name}#*"):
+                unfinished.unlink(missing_ok=True)
 
 
 def open_store(url: str) -> ObjectStore:
@@ -116,7 +136,8 @@ def open_store(url: str) -> ObjectStore:
         if parts.scheme == "file":
             if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
                 raise UserError(f"the folder {url!r} cannot be used: give its whole path, as file:///path/of/folder")
-            return ObjectStore(LocalStore(Path(unquote(parts.path)), mkdir=True))
+            folder = Path(unquote(parts.path))
+            return ObjectStore(LocalStore(folder, mkdir=True), folder)
         return ObjectStore(from_url(url))
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise UserError(f"the store {_without_login(url)} cannot be opened: {_first_line(error)}") from error

@@ -239,6 +239,7 @@ def test_a_file_that_is_not_finished_does_not_appear(tmp_path: Path) -> None:
         raise RuntimeError
     with pytest.raises(ObjectMissingError):
         store.size("1/file")
+    assert [one for one in tmp_path.rglob("*") if one.is_file()] == []
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "exports", "file://host/folder", "s3:", "http://127.0.0.1/x"])

@@ -356,3 +356,47 @@ async def test_a_request_that_cannot_be_granted_says_what_to_do(
         await exporting.ask(wanted_export(T0, END, 5)._replace(**change))
     async with transaction(exporting.pool) as connection:
         assert await list_exports(connection, 1, limit=9) == []
+
+
+async def test_an_export_that_trips_over_something_is_given_up_and_others_go_on(
+    exporting: Exporting, database_url: str
+) -> None:
+    await store_versions(database_url, many_versions(1))
+    doomed = await exporting.ask(wanted_export(T0, END, 5))
+    await exporting.begin_with(doomed, 60)
+    connection = await asyncpg.connect(database_url)
+    # Something that nobody thought of.
+    await connection.execute(
+        "ALTER TABLE manual_export_chunk ADD CONSTRAINT tripwire CHECK (export_id <> " + str(doomed.export_id) + ")"
+    )
+    await connection.close()
+    assert isinstance(exporting.clock, TurnedClock)
+    for _attempt in range(3):
+        await exporting.work()
+        exporting.clock.ahead += timedelta(hours=1)
+    found = await exporting.find(doomed.export_id)
+    assert (found.state, found.problem_code) == ("failed", "unexpected")
+    other = await exporting.ask(wanted_export(T0, T0 + HOUR, 60))
+    await store_progress(database_url, END, first_arrival=T0)
+    await exporting.work()
+    assert (await exporting.find(other.export_id)).state == "done"
+
+
+async def test_registers_go_on_from_a_closed_window_where_readings_are_gone(
+    exporting: Exporting, database_url: str
+) -> None:
+    await store_versions(database_url, [version(4, T0, 130, is_register=True, interval_minutes=5)])
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        "CREATE TABLE measurement_5m_all PARTITION OF measurement_5m FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+    )
+    await connection.execute(
+        "INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present, "
+        "intervals_expected, pulses, volume, register_start, register_start_at, register_end, register_end_at) "
+        "VALUES ($1, 4, 1, 5, 1, 1, 7, 3.5, 93, $1, 100, $2)",
+        T0 - timedelta(days=99),
+        T0 - timedelta(days=99) + timedelta(minutes=5),
+    )
+    await connection.close()
+    lines = (await exporting.file(wanted_export(T0, T0 + HOUR, 5))).decode().splitlines()
+    assert [line.rpartition(",")[2] for line in lines[1:]] == ["15.00"]
