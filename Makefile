@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-close-live bench-delivery bench-api lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-close-live bench-delivery bench-api bench-export lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -76,6 +76,9 @@ bench-delivery: setup ## Measure delivery against COPY out, and how soon it foll
 
 bench-api: setup ## Measure the HTTP API with 10,000 jobs and 50,000 meters stored
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.api $(ARGS)
+
+bench-export: setup ## Measure a manual export against COPY out of the same rows
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

@@ -28,6 +28,7 @@ GROUPS = {
         "Runs: what was sent when, and what the receiver answered.", ("run_commands", "request_commands:runs")
     ),
     "measurements": Group("Measurements: closed windows, over the HTTP API.", ("measurement_commands",)),
+    "exports": Group("Exports that you ask for: any range, as a file to download.", ("export_commands",)),
     "ingest": Group("Ingest: how far it is, and what it leaves to an operator.", ("ingest_commands",)),
     "rejected": Group("Refused readings: what was wrong with them, and publishing them again.", ("rejected_commands",)),
     "windows": Group(

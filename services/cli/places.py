@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.platform.errors import UserError
+from services.platform.export_store import EXPORT_STORE_VARIABLE, ExportStoreSettings
 from services.platform.hosted import HostedFolder, HostedFolderSettings
+from services.platform.objects import ObjectStore
 from services.platform.secrets import SecretSettings, Vault
 from services.platform.settings import load
 
@@ -73,6 +75,20 @@ class Places:
             if isinstance(told, str):
                 settings = settings.model_copy(update={"secret_keys_file": Path(told)})
         return settings.vault()
+
+    def export_store(self) -> ObjectStore:
+        """Open the store of exported files: that of the environment, or of a demo. Blocks. Raises UserError."""
+        settings = load(ExportStoreSettings)
+        if not settings.export_store_url:
+            file = self._endpoints_file()
+            told = _read(file).get("export_store_url") if file else None
+            if not isinstance(told, str) or not told:
+                raise UserError(
+                    f"where exported files are kept is not known: set {EXPORT_STORE_VARIABLE} as the worker has it, "
+                    "such as file:///var/lib/meterpost/exports or s3://bucket/prefix"
+                )
+            settings = settings.model_copy(update={"export_store_url": told})
+        return settings.store()
 
     def demo_receiver(self) -> Receiver | None:
         """Return the HTTPS receiver of the demo that is running, if one is."""

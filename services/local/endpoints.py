@@ -33,6 +33,7 @@ class Endpoints:
     api_url: str = ""
     api_client_file: Path = Path()
     """Id and secret of a client of the demo organization, for its owner only."""
+    export_store_url: str = ""
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -43,6 +44,7 @@ class Endpoints:
             "api": {"url": self.api_url, "client_file": str(self.api_client_file)},
             "database": self.database,
             "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
+            "export_store_url": self.export_store_url,
             "receivers": {
                 "https": {
                     "url": self.receiver_url,

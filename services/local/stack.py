@@ -29,6 +29,7 @@ from services.local.seed_demo import seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
+from services.platform.export_store import EXPORT_STORE_VARIABLE, folder_url
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
@@ -72,6 +73,11 @@ class Stack:
         """Where the keys are that seal secrets in the database; None: the environment tells."""
         is_told = any(os.environ.get(f"{ENVIRONMENT_PREFIX}{name}") for name in ("SECRET_KEYS", "SECRET_KEYS_FILE"))
         return None if is_told else self.folder / "secret-keys"
+
+    @property
+    def export_store_url(self) -> str:
+        """Where the files of manual exports are kept."""
+        return os.environ.get(EXPORT_STORE_VARIABLE) or folder_url(self.folder / "exports")
 
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
@@ -118,6 +124,7 @@ class Stack:
             hosted_folder=hosted.endpoint(),
             api_url=self.api_url,
             api_client_file=client_file,
+            export_store_url=self.export_store_url,
         )
         self.endpoints.write(self.folder)
 
@@ -217,6 +224,7 @@ class Stack:
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
             "METERPOST_API_PORT": self.api_url.rpartition(":")[2],
             "METERPOST_API_PUBLIC_URL": self.api_url,
+            EXPORT_STORE_VARIABLE: self.export_store_url,
         }
         if self.secret_keys_file is not None:
             environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
@@ -226,6 +234,7 @@ class Stack:
             "api": ["services.api"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
             "dropbox": ["services.dropbox"],
+            "exports": ["services.exports"],
         }
         if self.settings.fleet:
             wanted["fleet"] = ["services.local.fleet"]

@@ -213,3 +213,16 @@ API_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )
+EXPORTS = Counter("meterpost_exports", "Manual exports that are over.", labelnames=("outcome",), registry=REGISTRY)
+EXPORT_ROWS = Counter(
+    "meterpost_export_rows", "Rows of manual exports that were put into the store.", registry=REGISTRY
+)
+EXPORT_CHUNK_SECONDS = Histogram(
+    "meterpost_export_chunk_seconds",
+    "Duration of one chunk of a manual export, from its statement to its commit.",
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+EXPORT_FILES_REMOVED = Counter(
+    "meterpost_export_files_removed", "Manual exports whose files were removed after their time.", registry=REGISTRY
+)

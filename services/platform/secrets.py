@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.platform.errors import OperatorNeeded, UserError
 from services.platform.settings import ENVIRONMENT_PREFIX
+from services.platform.signed_links import LinkSigner
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -76,6 +77,10 @@ class Vault:
     def key_ids(self) -> Sequence[str]:
         """The ids of the keys, the one that seals first."""
         return list(self._keys)
+
+    def link_signer(self, purpose: str) -> LinkSigner:
+        """Return what signs links for a purpose, by keys derived from these."""
+        return LinkSigner(self._keys, purpose)
 
     def seal(self, text: str, place: Sequence[str | int]) -> str:
         """Return the text sealed for its place. Raises UserError where there is no key or the text is too long."""

@@ -14,9 +14,11 @@ from services.cli.places import DATABASE_VARIABLE, KAFKA_VARIABLE, TOPIC_PREFIX_
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
 from services.dropbox.settings import DropboxSettings
+from services.exports.settings import ExportsSettings
 from services.ingest.settings import IngestSettings
 from services.local.fleet import FleetSettings
 from services.local.seed_demo import SeedSettings
+from services.platform.export_store import EXPORT_STORE_VARIABLE
 from services.platform.settings import ENVIRONMENT_PREFIX
 from services.windowing.settings import WindowingSettings
 from tests.support.compose import COMPOSE_FILE, REPOSITORY, compose_defaults, image_environment, read_compose
@@ -32,10 +34,11 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "services.windowing": WindowingSettings,
     "services.delivery": DeliverySettings,
     "services.dropbox": DropboxSettings,
+    "services.exports": ExportsSettings,
     "services.local.fleet": FleetSettings,
     "services.local.seed_demo": SeedSettings,
 }
-COMMAND_VARIABLES = {KAFKA_VARIABLE, DATABASE_VARIABLE, TOPIC_PREFIX_VARIABLE}
+COMMAND_VARIABLES = {KAFKA_VARIABLE, DATABASE_VARIABLE, TOPIC_PREFIX_VARIABLE, EXPORT_STORE_VARIABLE}
 
 
 def _module(service: dict[str, Any]) -> str | None:
@@ -90,7 +93,16 @@ def test_every_variable_is_a_setting_of_what_it_is_given_to(name: str) -> None:
 def test_every_variable_of_the_image_is_a_setting_of_every_service() -> None:
     ours = {_field(key) for key in image_environment() if key.startswith(ENVIRONMENT_PREFIX)}
     assert ours == {"health_host", "health_port"}
-    for settings in (ApiSettings, IngestSettings, WindowingSettings, DeliverySettings, DropboxSettings, FleetSettings):
+    services = (
+        ApiSettings,
+        IngestSettings,
+        WindowingSettings,
+        DeliverySettings,
+        DropboxSettings,
+        ExportsSettings,
+        FleetSettings,
+    )
+    for settings in services:
         assert ours <= set(settings.model_fields)
 
 

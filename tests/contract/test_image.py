@@ -30,6 +30,7 @@ CHECKS = [
     ["-m", "services.api", "--check-config"],
     *(["-m", "services.delivery", name, "--check-config"] for name in ("https", "sftp", "ftps")),
     ["-m", "services.dropbox", "--check-config"],
+    ["-m", "services.exports", "--check-config"],
     ["-m", "services.local.fleet", "--check-config"],
     ["-m", "services.local.seed_demo", "--check-config"],
     ["-m", "services.local.https_receiver", "--help"],

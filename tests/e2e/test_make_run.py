@@ -28,6 +28,7 @@ STARTED = (
     "delivery-https",
     "delivery-sftp",
     "delivery-ftps",
+    "exports",
     "fleet",
 )
 

@@ -2,10 +2,10 @@
 
 from schemas.postgres.sql_file import run_sql_file
 
-revision = "0021"
+revision = "0014"
 down_revision = "0013"
 
 
 def upgrade() -> None:
     """Apply the file."""
-    run_sql_file("0021_connection_tests.sql")
+    run_sql_file("0014_connection_tests.sql")

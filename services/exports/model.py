@@ -1,0 +1,67 @@
+"""What the worker knows of an export."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from services.core.manual_export import ExportFormat, WantedExport
+
+
+class Key(NamedTuple):
+    """Names an export."""
+
+    organization_id: int
+    export_id: int
+
+
+class Claim(NamedTuple):
+    """An export that is ours to work on, until its lease ends or somebody else claims it."""
+
+    key: Key
+    epoch: int
+
+
+class Export(NamedTuple):
+    """An export that was begun: what is wanted, and where it stands."""
+
+    key: Key
+    wanted: WantedExport
+    catalog_revision: int
+    meter_ids: Sequence[int]
+    is_selective: bool
+    chunk_minutes: int
+    position: datetime
+    row_count: int
+    is_cancelled: bool
+
+    @property
+    def format(self) -> ExportFormat:
+        """How the file is written."""
+        return self.wanted.format
+
+    @property
+    def folder(self) -> str:
+        """Where everything of this export lies in the store."""
+        return f"{self.key.organization_id}/{self.key.export_id}"
+
+    def chunk_name(self, chunk: int, epoch: int) -> str:
+        """Return the name of a chunk. Under its epoch, so that a zombie writes over nobody's."""
+        return f"{self.folder}/chunks/{chunk:07d}-{epoch}"
+
+
+class Chunk(NamedTuple):
+    """A stretch of windows whose rows are in the store."""
+
+    chunk: int
+    epoch: int
+    row_count: int
+    byte_count: int
+    sha256: bytes
+
+
+class File(NamedTuple):
+    """The finished file."""
+
+    name: str
+    byte_count: int
+    sha256: bytes

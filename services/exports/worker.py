@@ -1,0 +1,164 @@
+"""One slice of work on one export: chunk after chunk, then the file."""
+
+import asyncio
+import random
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import asyncpg
+import structlog
+
+from services.exports.assembling import AssemblyStopped, ChunkBrokenError, assemble
+from services.exports.chunks import ChunkMaker, NoLongerKeptError
+from services.exports.model import Claim, Export
+from services.exports.store import ExportStore
+from services.platform.clock import Clock
+from services.platform.errors import Superseded, Unavailable, UserError
+from services.platform.metrics import EXPORT_CHUNK_SECONDS, EXPORT_ROWS, EXPORTS
+from services.platform.objects import ObjectStore
+from services.platform.postgres import wait_or_stop
+
+FIRST_RETRY = timedelta(seconds=1)
+LONGEST_RETRY = timedelta(minutes=5)
+_SHORT_REST_SHARE = 0.05
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a slice and a lease last, how much is rested, how often is tried, how long files are kept."""
+
+    slice_seconds: float
+    lease: timedelta
+    rest_share: float
+    tries: int
+    kept: timedelta
+
+
+class Worker:
+    """Works on claimed exports."""
+
+    def __init__(
+        self,
+        store: ExportStore,
+        maker: ChunkMaker,
+        objects: ObjectStore,
+        *,
+        limits: Limits,
+        clock: Clock,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._store = store
+        self._maker = maker
+        self._objects = objects
+        self._limits = limits
+        self._clock = clock
+        self._stopping = stopping
+
+    async def work(self, claim: Claim) -> None:
+        """Work on an export for a slice of time; every outcome is recorded, as far as PostgreSQL answers."""
+        try:
+            await self._slice(claim)
+        except Superseded:
+            log.info("export_taken_over", export=claim.key.export_id)
+        except NoLongerKeptError as error:
+            await self._fail(claim, "no_longer_kept", error)
+        except (asyncpg.PostgresError, ValueError) as error:
+            # What one export trips over must not end the process, and with it the others' exports.
+            log.exception("export_tripped", export=claim.key.export_id)
+            await self._wait(claim, "unexpected", error)
+        except UserError as error:
+            # The store refuses us, say: an operator may mend it, so it is tried again for a while.
+            await self._wait(claim, "store_refuses", error)
+        except Unavailable as error:
+            await self._wait(claim, "server_away", error)
+
+    async def _slice(self, claim: Claim) -> None:
+        ends = time.monotonic() + self._limits.slice_seconds
+        export = await self._store.load(claim)
+        while True:
+            if export.is_cancelled:
+                await self._store.end(claim, "cancelled", self._clock.now())
+                EXPORTS.labels("cancelled").inc()
+                log.info("export_cancelled", export=claim.key.export_id)
+                return
+            if export.position >= export.wanted.end:
+                await self._finish(claim, export)
+                return
+            if self._stopping.is_set() or time.monotonic() > ends:
+                await self._store.release(claim, self._clock.now())
+                return
+            began = time.monotonic()
+            made = await self._maker.make_next(claim, export)
+            took = time.monotonic() - began
+            EXPORT_CHUNK_SECONDS.observe(took)
+            EXPORT_ROWS.inc(made.row_count)
+            export = export._replace(
+                position=made.position, row_count=export.row_count + made.row_count, is_cancelled=made.is_cancelled
+            )
+            await self._rest(took)
+
+    async def _rest(self, took: float) -> None:
+        """Leave the database to others: for long while they use it, for a moment anyway."""
+        share = _SHORT_REST_SHARE
+        if self._limits.rest_share > share and await self._store.others_are_busy():
+            share = self._limits.rest_share
+        await wait_or_stop(self._stopping, took * share)
+
+    async def _finish(self, claim: Claim, export: Export) -> None:
+        chunks = await self._store.chunks(claim)
+        ending = threading.Event()
+        renewing = asyncio.create_task(self._renew(claim, ending))
+        try:
+            file = await asyncio.to_thread(assemble, self._objects, export, chunks, ending)
+        except AssemblyStopped:
+            await self._store.release(claim, self._clock.now())
+            return
+        except ChunkBrokenError as error:
+            log.warning("export_begins_again", export=claim.key.export_id, reason=str(error))
+            await self._store.start_again(claim)
+            await self._store.release(claim, self._clock.now())
+            return
+        finally:
+            ending.set()
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+        now = self._clock.now()
+        await self._store.finish(claim, file, now, now + self._limits.kept)
+        EXPORTS.labels("done").inc()
+        log.info("export_done", export=claim.key.export_id, rows=export.row_count, bytes=file.byte_count)
+
+    async def _renew(self, claim: Claim, ending: threading.Event) -> None:
+        """Keep the lease while the file is written; end the writing where that is over, or we are told to stop."""
+        try:
+            while not self._stopping.is_set():
+                await wait_or_stop(self._stopping, self._limits.lease.total_seconds() / 3)
+                await self._store.renew(claim, self._clock.now())
+        finally:
+            ending.set()
+
+    async def _wait(self, claim: Claim, code: str, error: Exception) -> None:
+        """Record why it goes on later, or that it was tried often enough."""
+        log.warning("export_waits", export=claim.key.export_id, code=code, error=str(error))
+        try:
+            count = await self._store.wait(claim, self._clock.now() + FIRST_RETRY, code, str(error))
+            if count >= self._limits.tries:
+                await self._fail(claim, code, error)
+                return
+            delay = min(FIRST_RETRY * 2**count, LONGEST_RETRY) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            await self._store.release(claim, self._clock.now() + delay)
+        except (Unavailable, Superseded):
+            # The lease ends by itself.
+            return
+
+    async def _fail(self, claim: Claim, code: str, error: Exception) -> None:
+        try:
+            await self._store.end(claim, "failed", self._clock.now(), code, str(error))
+        except (Unavailable, Superseded):
+            # The lease ends by itself, and whoever takes the export over finds the same.
+            return
+        EXPORTS.labels("failed").inc()
+        log.error("export_failed", export=claim.key.export_id, code=code, error=str(error))

@@ -1,0 +1,33 @@
+"""Where the files of manual exports are kept, for the one that writes them and those that hand them out."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.platform.objects import ObjectStore, open_store
+from services.platform.settings import ENVIRONMENT_PREFIX
+
+EXPORT_STORE_VARIABLE = f"{ENVIRONMENT_PREFIX}EXPORT_STORE_URL"
+DEFAULT_FOLDER = "exports"
+
+
+class ExportStoreSettings(BaseSettings):
+    """Names the store."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+    export_store_url: str = Field(
+        "",
+        description="Where exported files are kept: file:///folder, s3://bucket/prefix and the like. Default: the "
+        "folder exports in the working folder.",
+    )
+
+    def store(self) -> ObjectStore:
+        """Open the store. Blocks. Raises UserError where the address cannot be right."""
+        return open_store(self.export_store_url or folder_url(Path.cwd() / DEFAULT_FOLDER))
+
+
+def folder_url(folder: Path) -> str:
+    """Return the address of a folder on this machine."""
+    return folder.resolve().as_uri()

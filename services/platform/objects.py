@@ -1,0 +1,170 @@
+"""Files in an object store: a local folder, S3 and friends, by obstore. The only module that imports it.
+
+Everything here blocks: call it in a thread. Names are made by us, from numbers and fixed words; one that could lead
+elsewhere is refused before the store sees it.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import LocalStore, from_url
+from obstore.store import ObjectStore as AnyStore
+
+from services.platform.errors import Unavailable, UserError
+
+READ_BYTES = 1 << 20
+WRITE_BUFFER_BYTES = 8 << 20
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_MAX_NAME = 500
+_SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "https", "memory")
+
+
+class ObjectMissingError(UserError):
+    """There is no such object (any more)."""
+
+
+class Sink(Protocol):
+    """Where an object's bytes go; it stands under its name, complete, once it is closed."""
+
+    def write(self, data: bytes) -> object:
+        """Add bytes."""
+        ...
+
+
+class ObjectStore:
+    """One place for files. Raises Unavailable while it is away, UserError where it refuses us."""
+
+    def __init__(self, store: AnyStore, folder: Path | None = None) -> None:
+        """`folder`: where the store lies, if it is a folder of this machine."""
+        self._store = store
+        self._folder = folder
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store a small object whole, in place of what was there."""
+        with _translated(name):
+            obstore.put(self._store, _checked(name), data)
+
+    def writer(self, name: str) -> "ObjectWriter":
+        """Return what takes a large object piece by piece."""
+        return ObjectWriter(self._store, _checked(name), self._folder)
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes. Raises ObjectMissingError."""
+        with _translated(name):
+            return int(obstore.head(self._store, _checked(name))["size"])
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield an object, or its bytes [start, end), in pieces. Raises ObjectMissingError."""
+        with _translated(name):
+            until = self.size(name) if end is None else end
+            while start < until:
+                piece = min(until, start + READ_BYTES)
+                yield bytes(obstore.get_range(self._store, _checked(name), start=start, end=piece))
+                start = piece
+
+    def remove_all(self, folder: str) -> int:
+        """Remove every object below `folder`; return how many there were. What is gone already is no error.
+
+        In a folder of this machine whatever a killed process left unfinished goes, too; elsewhere the store's own rule
+        for incomplete uploads has to see to that.
+        """
+        with _translated(folder):
+            names = [one["path"] for batch in obstore.list(self._store, _checked(folder)) for one in batch]
+            for name in names:
+                try:
+                    obstore.delete(self._store, name)
+                except FileNotFoundError:
+                    continue
+            if self._folder is not None:
+                shutil.rmtree(self._folder / folder, ignore_errors=True)
+        return len(names)
+
+
+class ObjectWriter:
+    """A large object that is being written. Left by an error, nothing appears under its name."""
+
+    def __init__(self, store: AnyStore, name: str, folder: Path | None) -> None:
+        self._name = name
+        self._folder = folder
+        with _translated(name):
+            self._clear()
+            self._writer = obstore.open_writer(store, name, buffer_size=WRITE_BUFFER_BYTES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        with _translated(self._name):
+            self._writer.write(data)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            with _translated(self._name):
+                self._writer.close()
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what is unfinished: beside the name, with a number behind it, where no list shows it."""
+        if self._folder is not None:
+            target = self._folder / self._name
+            for unfinished in target.parent.glob(f"{target.name}#*"):
+                unfinished.unlink(missing_ok=True)
+
+
+def open_store(url: str) -> ObjectStore:
+    """Open the store at a URL: file:///folder (made where it is not there), s3://bucket/prefix and the like.
+
+    Credentials come from the store's own environment variables. Raises UserError where the URL cannot be right.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES[:5])
+        raise UserError(f"the store {url!r} cannot be used: its address begins with one of {known} …")
+    try:
+        if parts.scheme == "file":
+            if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+                raise UserError(f"the folder {url!r} cannot be used: give its whole path, as file:///path/of/folder")
+            folder = Path(unquote(parts.path))
+            return ObjectStore(LocalStore(folder, mkdir=True), folder)
+        return ObjectStore(from_url(url))
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        raise UserError(f"the store {_without_login(url)} cannot be opened: {_first_line(error)}") from error
+
+
+def _checked(name: str) -> str:
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"{name!r} is no name of an object")
+    return name
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissingError(f"{name} is not in the store (any more)") from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
+        raise UserError(f"the store refuses us at {name}: {_first_line(error)}") from error
+    except (exceptions.BaseError, OSError) as error:
+        raise Unavailable(f"the store does not answer: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
