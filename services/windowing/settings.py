@@ -26,7 +26,7 @@ class WindowingSettings(ServiceSettings):
         description="Shares of the meters that close on their own; fixed once windows have been closed.",
     )
     look_every_seconds: float = Field(
-        0.5, gt=0, le=30, description="Look for due windows at least so often, whatever is heard from ingest."
+        2.0, gt=0, le=30, description="Look for due windows at least so often, whatever is heard from ingest."
     )
     repeat_after_seconds: float = Field(
         5.0, gt=0, le=600, description="Announce due windows again when nobody has closed any of them for so long."
