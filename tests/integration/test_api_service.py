@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -19,14 +18,15 @@ from services.platform.clock import SystemClock
 from services.platform.postgres import Pool
 from services.platform.secrets import KeyMissing, Vault, new_key, parse_keys
 from tests.support.api import running_api
+from tests.support.file_servers import installed
 from tests.support.platform import REPOSITORY, Platform
 from tests.support.polling import eventually_async
 from tests.support.seed import seed_catalog
 
 
 async def test_every_command_of_the_walk_does_what_it_says(database_url: str, tmp_path: Path) -> None:
-    assert shutil.which("curl"), "curl is needed (Debian: apt install curl)"
-    assert shutil.which("jq"), "jq is needed (Debian: apt install jq)"
+    for program in ("curl", "jq"):
+        installed(program)
     page = (REPOSITORY / "docs" / "api.md").read_text(encoding="utf-8")
     script = "set -euo pipefail\n" + "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
     await seed_catalog(database_url)
