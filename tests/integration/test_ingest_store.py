@@ -79,8 +79,11 @@ async def test_a_writer_that_froze_is_ended_when_it_is_met_in_the_merge_too(pool
                 return False
             return True
 
+        async def ended() -> bool:
+            return zombie.is_closed()
+
         await eventually_async(stored, 5, because="the batch is stored in spite of the zombie")
-        assert zombie.is_closed()
+        await eventually_async(ended, 5, because="the zombie learns that it was ended")
     finally:
         zombie.terminate()
     assert await pool.fetchval("SELECT array_agg(source_offset ORDER BY meter_id) FROM reading") == [1, 2]
