@@ -139,7 +139,7 @@ async def copy_out(pool: Pool, load: Load) -> tuple[float, float]:
         ready = int(done.split()[-1]) / (time.perf_counter() - started)
         await connection.execute(
             """
-            CREATE TEMPORARY TABLE plain AS
+            CREATE TEMPORARY TABLE plain ON COMMIT DROP AS
             SELECT meter_id::text AS a, 'Electricity' AS b, 'Meter ' || meter_id AS c, 'kWh' AS d,
                    window_start::text AS e, '5' AS f, '17' AS g, 'Site number 17' AS h, energy_wh::text || '.00' AS i,
                    energy_wh::text || '.00' AS j, 'N/A' AS k, 'N/A' AS l
@@ -248,7 +248,9 @@ async def measure(load: Load, console: Console) -> dict[str, float]:
         try:
             limits = [await copy_out(pool, load) for _ in range(3)]
             found: dict[str, float] = {}
-            done = None
+            done = await export(pool, load, ExportFormat.PARQUET)
+            # What the libraries need stands; from here on the ranges of eight more exports go through.
+            found["peak_mb_after_one"] = peak_megabytes(worker.pid or 0)
             for export_format in (ExportFormat.CSV, ExportFormat.JSON_LINES, ExportFormat.PARQUET):
                 runs = [await export(pool, load, export_format) for _ in range(2)]
                 done = runs[-1]
@@ -257,7 +259,7 @@ async def measure(load: Load, console: Console) -> dict[str, float]:
             ready, plain = (statistics.median(column) for column in zip(*limits, strict=True))
             return {
                 **found,
-                "rows": 0 if done is None else done.row_count,
+                "rows": done.row_count,
                 "peak_mb": peak_megabytes(worker.pid or 0),
                 "copy_plain_table_rows_per_s": round(plain),
                 "manual_export_rows_per_s": found["csv_rows_per_s"],

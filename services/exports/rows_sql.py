@@ -49,10 +49,14 @@ _STANDS = """, stands AS (
     SET register_value = excluded.register_value, register_at = excluded.register_at
 )"""
 
-# The spans in which a meter's names, its site and its site's name stay the same.
+# The spans in which a meter's names, its site and its site's name stay the same, and what of its lines is so, too.
 _DESCRIBED = """described AS MATERIALIZED (
     SELECT meter_id, meter_type, c.name AS meter_name, unit, site_id, s.name AS site_name,
-           greatest(c.valid_from, s.valid_from) AS begins, least(c.valid_until, s.valid_until) AS ends
+           greatest(c.valid_from, s.valid_from) AS begins, least(c.valid_until, s.valid_until) AS ends,
+           '{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(c.name)
+           || ',"METER_UNIT":' || to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"' AS json_before,
+           '","RESOLUTION(min)":' || $1::integer || ',"SITE_ID":' || site_id || ',"SITE_NAME":' || to_json(s.name)
+           || ',"POWER(W)":"' AS json_behind
     FROM (
         SELECT meter_id, valid_from, name, unit, site_id,
                lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from, revision) AS valid_until
@@ -82,11 +86,7 @@ _POWER, _ENERGY, _FLOW, _VOLUME = (
 )
 _CSV_LINE = f"""meter_id, meter_type, meter_name, unit, clock.text, $1::integer, site_id, site_name,
        {_POWER}, {_ENERGY}, {_FLOW}, {_VOLUME}"""
-_JSON_LINE = f"""
-       '{{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(meter_name)
-       || ',"METER_UNIT":' || to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"' || clock.text
-       || '","RESOLUTION(min)":' || $1::integer || ',"SITE_ID":' || site_id || ',"SITE_NAME":' || to_json(site_name)
-       || ',"POWER(W)":"' || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY}
+_JSON_LINE = f"""json_before || clock.text || json_behind || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY}
        || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}'"""
 
 _CLOSED = """

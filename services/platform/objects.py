@@ -96,7 +96,7 @@ class ObjectWriter:
         self._folder = folder
         with _translated(name):
             self._clear()
-            self._writer = obstore.open_writer(store, name, buffer_size=WRITE_BUFFER_BYTES)
+            self._writer = obstore.open_writer(store, name, buffer_size=WRITE_BUFFER_BYTES, max_concurrency=2)
 
     def __enter__(self) -> Self:
         return self
