@@ -19,7 +19,7 @@ RUN echo /opt/meterpost > "$(venv/bin/python -c 'import site; print(site.getsite
  && chmod 755 venv/bin/meterpost \
  && venv/bin/python -m compileall -q services schemas \
  && chmod -R a+rX /opt/meterpost \
- && mkdir -p /data/certificates /data/exports /data/fleet /data/received
+ && mkdir -p /data/certificates /data/exports /data/fleet /data/received /data/dropbox /data/dropbox-keys
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="Meterpost" \
 RUN groupadd --gid 10001 meterpost \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin meterpost
 COPY --from=build /opt/meterpost /opt/meterpost
-# Folders for the demo's volumes, which take over their owner. The services themselves keep nothing on disk.
+# Folders for volumes, which take over their owner. Of the services, the hosted folder alone keeps anything on disk.
 COPY --from=build --chown=10001:10001 /data /var/lib/meterpost
 COPY LICENSE /opt/meterpost/LICENSE
 # The probes listen on every address of the container, for whoever scrapes /metrics; nothing is published on the host.

@@ -17,12 +17,12 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-export lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-close-live bench-delivery bench-export lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' '$(ROOT)/Makefile' | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' '$(ROOT)/Makefile' | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 	@echo
 	@echo 'settings of make run:'
 	@echo '  METERS=500      meters of the demo organization (at the first start)'
@@ -67,6 +67,12 @@ bench-ingest-live: setup ## Measure how long after its append a reading is store
 
 bench-close: setup ## Measure closing against a bare aggregate on the same database (ARGS='--meters 5000')
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close $(ARGS)
+
+bench-close-live: setup ## Measure how long after its cut-off a window is closed, with 10,000 meters live (14 minutes)
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close_live $(ARGS)
+
+bench-delivery: setup ## Measure delivery against COPY out, and how soon it follows the cut-off (ARGS='--long-rows 0')
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.delivery $(ARGS)
 
 bench-export: setup ## Measure a manual export against COPY out of the same rows
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export $(ARGS)

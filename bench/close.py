@@ -1,8 +1,9 @@
 """`python -m bench.close`: how fast windows close, as a ratio to the limit of the same database.
 
 One-minute readings of an hour lie in the real tables, as ingest leaves them (1 % corrected); the windows of each
-resolution are closed by the real store, one after the other, all buckets together. The limit is one bare aggregate over
-the readings of the same window, measured just before the window closes. The last line printed is JSON.
+resolution are closed by the real store, one after the other, all buckets together. There are two limits: one bare
+aggregate over the readings of the same window, measured just before the window closes, and writing the same rows, ready
+made, into a table with the same keys, by as many connections as closing has. The last line printed is JSON.
 """
 
 import argparse
@@ -39,6 +40,17 @@ _BARE = """
     SELECT count(*) FROM (
         SELECT meter_id, sum(value) FROM reading WHERE measured_at >= $1 AND measured_at < $2 GROUP BY meter_id
     ) AS sums
+"""
+
+_READY_MADE = """
+    DROP TABLE IF EXISTS ready_made, written;
+    CREATE UNLOGGED TABLE ready_made AS
+        SELECT * FROM measurement WHERE resolution_minutes = {resolution} AND window_start = '{start}';
+    CREATE TABLE written (LIKE measurement INCLUDING ALL);
+    ANALYZE ready_made;
+"""
+_WRITE = """
+    INSERT INTO written SELECT * FROM ready_made WHERE meter_id % $1 = $2 ORDER BY organization_id, meter_id
 """
 
 
@@ -104,9 +116,29 @@ async def bare_aggregate(pool: Pool, start: datetime, end: datetime) -> float:
         return time.perf_counter() - started
 
 
+async def write_only(pool: Pool, resolution: int, start: datetime, connections: int) -> float:
+    """Return how long writing a window's rows takes at least: they are ready, nothing is counted, checked or hashed."""
+    async with transaction(pool) as connection:
+        await connection.execute(_READY_MADE.format(resolution=resolution, start=start.isoformat()))
+
+    async def write(share: int) -> None:
+        async with transaction(pool) as connection:
+            await connection.execute(_WRITE, connections, share)
+
+    seconds = []
+    for _again in range(WINDOWS_EACH):
+        async with transaction(pool) as connection:
+            await connection.execute("TRUNCATE written")
+        started = time.perf_counter()
+        await asyncio.gather(*(write(share) for share in range(connections)))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
 async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
     """Close the windows of each resolution one by one."""
-    store = WindowStore(pool, load_settings(WindowingSettings), (TOPIC,))
+    settings = load_settings(WindowingSettings)
+    store = WindowStore(pool, settings, (TOPIC,))
     await store.open(dict.fromkeys(RESOLUTIONS_MINUTES, T0))
     for _warm in range(2):
         await bare_aggregate(pool, T0, T0 + load.minutes * MINUTE)
@@ -131,6 +163,9 @@ async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
         found[f"close_{name}_s"] = round(statistics.median(closing), 4)
         found[f"bare_{name}_s"] = round(statistics.median(bare), 4)
         found[f"ratio_{name}"] = round(statistics.median(closing) / statistics.median(bare), 2)
+        writing = await write_only(pool, resolution, T0, settings.closing_connections)
+        found[f"write_{name}_s"] = round(writing, 4)
+        found[f"ratio_to_both_{name}"] = round(statistics.median(closing) / (statistics.median(bare) + writing), 2)
         readings += len(closing) * resolution * load.meters
         seconds += sum(closing)
     return {**found, "readings_per_s": round(readings / seconds), "meters": load.meters, "minutes": load.minutes}

@@ -25,12 +25,12 @@ class Servers:
     folder: Path
     services: list[ChildProcess] = field(default_factory=list)
 
-    def service(self, module: str, **environment: str) -> ChildProcess:
+    def service(self, module: str, *arguments: str, **environment: str) -> ChildProcess:
         """Start a service; it ends with the servers, at the latest."""
         name = f"{module.rpartition('.')[2]}-{len(self.services)}"
         process = ChildProcess(
             name=name,
-            command=[sys.executable, "-m", module],
+            command=[sys.executable, "-m", module, *arguments],
             log_file=self.folder / f"{name}.log",
             pid_file=self.folder / f"{name}.pid",
             working_folder=REPOSITORY,

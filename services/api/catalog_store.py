@@ -78,7 +78,7 @@ class _NothingChanged(Exception):  # noqa: N818 - how a transaction without a ro
 
 
 @asynccontextmanager
-async def catalog_change(pool: Pool) -> AsyncIterator["CatalogChange"]:
+async def catalog_change(pool: Pool | Connection) -> AsyncIterator["CatalogChange"]:
     """Run one change of the catalog: all of it is committed at the end, or nothing where the body raises.
 
     A change that adds no row takes no revision. Raises UserError where a row breaks a rule of the catalog, Unavailable

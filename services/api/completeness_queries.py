@@ -85,9 +85,20 @@ def totals_of(meters: Sequence[MeterCompleteness]) -> CompletenessTotals:
     )
 
 
-async def closed_span(connection: AnyConnection, resolution_minutes: int) -> tuple[datetime, datetime] | None:
-    """Return from where to where windows of a resolution are closed for every meter; None: none is."""
+class ClosedSpan(NamedTuple):
+    """Windows that start from `opened_at` to before `closed_until` are closed for every meter."""
+
+    opened_at: datetime
+    closed_until: datetime
+    dropped_until: datetime | None
+    """The rows of windows that start before this were dropped by retention; None: none was."""
+
+
+async def closed_span(connection: AnyConnection, resolution_minutes: int) -> ClosedSpan | None:
+    """Return which windows of a resolution are closed; None: none is."""
     row = await connection.fetchrow(
-        "SELECT opened_at, closed_until FROM window_closed WHERE resolution_minutes = $1", resolution_minutes
+        "SELECT opened_at, closed_until, dropped_until FROM window_closed "
+        "LEFT JOIN measurement_retention USING (resolution_minutes) WHERE resolution_minutes = $1",
+        resolution_minutes,
     )
-    return None if row is None else (row["opened_at"], row["closed_until"])
+    return None if row is None else ClosedSpan(*row)

@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.core.file_transfer import FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
+from services.core.file_transfer import HOSTED, FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
 from services.platform.errors import UserError
 
 FILE_TRANSPORTS = ("sftp", "ftps")
@@ -87,6 +87,8 @@ def destination_text(transport: str, settings: Mapping[str, Any]) -> str:
     """Return where a job sends to, in a few words."""
     if transport == "https":
         return urlsplit(str(settings.get("url"))).netloc
+    if HOSTED in settings:
+        return "the hosted folder"
     port = f":{settings['port']}" if "port" in settings else ""
     directory = settings.get("directory") or ""
     slash = "" if directory.startswith("/") or not directory else "/"

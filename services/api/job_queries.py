@@ -1,10 +1,10 @@
 """Export jobs as they stand: the newest settings, and what pauses or stops them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import asyncpg
 
@@ -34,8 +34,31 @@ _JOBS = """
     LEFT JOIN export_job_pause AS pause
         ON pause.organization_id = job.organization_id AND pause.job_id = job.job_id AND pause.resumed_from IS NULL
     WHERE job.organization_id = $1 AND job.deleted_at IS NULL AND ($2::int IS NULL OR job.job_id = $2)
-    ORDER BY job.job_id
 """
+_BY_ID = _JOBS + " ORDER BY job.job_id"
+# Compared as bytes: the order of a page must not depend on the database's language.
+_PAGE = f"""
+    SELECT * FROM (
+        SELECT listed.*, CASE WHEN $8 THEN lower(name) ELSE '' END COLLATE "C" AS sort_key,
+               CASE WHEN paused_from IS NOT NULL THEN 'paused' WHEN stopped_at IS NULL THEN 'active'
+                    WHEN stopped_reason = 'failed_runs' THEN 'paused by failures' ELSE 'stopped' END AS state
+        FROM ({_JOBS}) AS listed
+    ) AS job
+    WHERE ($3::text IS NULL OR position(lower($3) IN lower(name)) > 0) AND ($4::text IS NULL OR state = $4)
+      AND ($5::text IS NULL OR transport = $5) AND ($6::int[] IS NULL OR site_ids <@ $6)
+      AND ($7::text IS NULL OR (sort_key, job_id) > ($7 COLLATE "C", $9::int))
+    ORDER BY sort_key, job_id LIMIT $10
+"""  # noqa: S608 - put together from constants
+
+
+class JobFilter(NamedTuple):
+    """Which jobs are asked for; `site_ids`: those that send no other sites."""
+
+    search: str | None = None
+    state: str | None = None
+    transport: str | None = None
+    site_ids: Sequence[int] | None = None
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +95,21 @@ class Job:
 
 async def list_jobs(connection: AnyConnection, organization_id: int) -> list[Job]:
     """Return the organization's jobs that are not deleted, by id."""
-    return [_from_row(row) for row in await connection.fetch(_JOBS, organization_id, None)]
+    return [_from_row(row) for row in await connection.fetch(_BY_ID, organization_id, None)]
+
+
+async def jobs_page(
+    connection: AnyConnection, organization_id: int, wanted: JobFilter, after: tuple[str, int] | None, limit: int
+) -> list[tuple[Job, str]]:
+    """Return jobs by id or by name, each with its key in that order; `after`: key and id of the last one before."""
+    key, job_id = after or (None, None)
+    rows = await connection.fetch(
+        _PAGE,
+        *(organization_id, None, wanted.search, wanted.state, wanted.transport),
+        None if wanted.site_ids is None else list(wanted.site_ids),
+        *(key, wanted.by_name, job_id, limit),
+    )
+    return [(_from_row(row), row["sort_key"]) for row in rows]
 
 
 async def find_job(connection: AnyConnection, organization_id: int, job_id: int) -> Job:

@@ -9,6 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from services.api.file_settings import check_file_settings
+from services.core.file_transfer import HOSTED, check_hosted
 from services.core.transport_secrets import (
     HEADER,
     MAX_SIGNING_SECRETS,
@@ -83,6 +84,9 @@ def check_https(
 def check_files(transport: str, settings: Mapping[str, Any], changes: SecretChanges) -> None:
     """Raise UserError unless public and secret settings of an SFTP or FTPS job are sound and go together."""
     sealed: Mapping[str, str] = settings.get(SEALED, {})
+    if HOSTED in settings:
+        _check_hosted(transport, settings)
+        return
     used = FILE_SECRETS[transport]
     if foreign := sorted(sealed.keys() - used):
         raise UserError(f"the secret {foreign[0]} has no use over {transport.upper()}: drop it")
@@ -91,6 +95,14 @@ def check_files(transport: str, settings: Mapping[str, Any], changes: SecretChan
     # Those that are sealed already were checked when they came in.
     known = {name: changes.get(name) or "sealed" for name in sealed}
     check_file_settings(transport, opened_settings(settings, known))
+
+
+def _check_hosted(transport: str, settings: Mapping[str, Any]) -> None:
+    if transport != "sftp":
+        raise UserError("the hosted folder is reached over SFTP")
+    if sealed := sorted(settings.get(SEALED, {})):
+        raise UserError(f"the secret {sealed[0]} has no use with the hosted folder: drop it")
+    _sentence(check_hosted, {name: value for name, value in settings.items() if name != SEALED})
 
 
 def check_client_certificate(certificate_pem: str, key_pem: str) -> None:
@@ -128,7 +140,7 @@ def _check(name: str, text: str | None) -> None:
         _sentence(check_token, text)
 
 
-def _sentence(check: Any, *arguments: str) -> None:
+def _sentence(check: Any, *arguments: Any) -> None:
     try:
         check(*arguments)
     except ValueError as error:

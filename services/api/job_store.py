@@ -21,7 +21,7 @@ from services.platform.secrets import Vault
 NO_KEYS = Vault({})
 
 
-async def create_job(pool: Pool, new: NewJob, now: datetime, vault: Vault = NO_KEYS) -> Job:
+async def create_job(pool: Pool | Connection, new: NewJob, now: datetime, vault: Vault = NO_KEYS) -> Job:
     """Create an active job and return it. Raises UserError for settings, secrets or sites that are wrong."""
     new.settings.check()
     async with transaction(pool) as connection:
@@ -41,7 +41,7 @@ async def create_job(pool: Pool, new: NewJob, now: datetime, vault: Vault = NO_K
 
 
 async def edit_job(
-    pool: Pool,
+    pool: Pool | Connection,
     organization_id: int,
     job_id: int,
     settings: JobSettings,
@@ -71,7 +71,7 @@ async def edit_job(
         return await find_job(connection, organization_id, job_id)
 
 
-async def pause_job(pool: Pool, organization_id: int, job_id: int) -> bool:
+async def pause_job(pool: Pool | Connection, organization_id: int, job_id: int) -> bool:
     """Skip the slots that begin from now on. Returns False where the job was paused already."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
@@ -90,7 +90,7 @@ async def pause_job(pool: Pool, organization_id: int, job_id: int) -> bool:
         return True
 
 
-async def resume_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> bool:
+async def resume_job(pool: Pool | Connection, organization_id: int, job_id: int, now: datetime) -> bool:
     """End a pause, and lift a stop that delivery made. Returns False where there was neither."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
@@ -125,7 +125,7 @@ async def lift_stop(connection: Connection, organization_id: int, job_id: int, n
     )
 
 
-async def delete_job(pool: Pool, organization_id: int, job_id: int, now: datetime) -> Job:
+async def delete_job(pool: Pool | Connection, organization_id: int, job_id: int, now: datetime) -> Job:
     """End the job for good; its runs stay on record. Returns the job as it was."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)

@@ -1,7 +1,7 @@
 """The rows of windows that missed a reading, as they would be now: newest versions, newest names. Read only."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -72,21 +72,28 @@ ORDER BY r.window_start, r.meter_id, r.resolution_minutes
 """
 
 # Where the meter's registers stood before a window, as the closed windows say: by a row, or by the first register of
-# all, which has none; and the plausible share that the windows were closed with.
+# all, which has none; and the plausible share that the windows were closed with. Where retention has dropped what came
+# before ($4: all before this), the next row's own word for its beginning has to do.
 _BEFORE = """
 SELECT window_start, kind, at, detail,
        (SELECT register_share FROM window_closing
         WHERE resolution_minutes = $2 AND window_start <= $3 AND register_share IS NOT NULL
-        ORDER BY window_start DESC LIMIT 1) AS share
+        ORDER BY window_start DESC LIMIT 1) AS share, value
 FROM (
-    (SELECT window_start, 'row' AS kind, register_end_at AS at, NULL::jsonb AS detail FROM measurement
+    (SELECT window_start, 'row' AS kind, register_end_at AS at, NULL::jsonb AS detail, register_end AS value
+     FROM measurement
      WHERE meter_id = $1 AND resolution_minutes = $2 AND window_start < $3 AND register_end IS NOT NULL
      ORDER BY window_start DESC LIMIT 1)
     UNION ALL
-    (SELECT window_start, kind, NULL, detail FROM meter_event
+    (SELECT window_start, kind, NULL, detail, NULL FROM meter_event
      WHERE meter_id = $1 AND resolution_minutes = $2 AND window_start < $3
        AND kind IN ('registers_begin', 'pulses_begin')
      ORDER BY window_start DESC LIMIT 1)
+    UNION ALL
+    (SELECT $4::timestamptz - interval '1 microsecond', 'row', register_start_at, NULL, register_start FROM measurement
+     WHERE meter_id = $1 AND resolution_minutes = $2 AND window_start >= $3 AND register_end IS NOT NULL
+       AND $4 IS NOT NULL AND register_start_at <= $3
+     ORDER BY window_start LIMIT 1)
 ) AS said
 ORDER BY window_start DESC, kind DESC LIMIT 1
 """
@@ -117,7 +124,8 @@ async def corrected_rows(late: Late) -> AsyncIterator[list[MeasurementRow]]:
     bounds = await connection.fetchrow("SELECT min(window_start), max(window_start) FROM late_window")
     if bounds is None or bounds[0] is None:
         return
-    counter = _Counter(connection)
+    kept = await connection.fetch("SELECT resolution_minutes, dropped_until FROM measurement_retention")
+    counter = _Counter(connection, {row["resolution_minutes"]: row["dropped_until"] for row in kept})
     cursor = await connection.cursor(_WINDOWS, bounds[0], bounds[1] + timedelta(hours=1))
     while batch := await cursor.fetch(BATCH_WINDOWS):
         rows = [await counter.row(record) for record in batch]
@@ -127,8 +135,9 @@ async def corrected_rows(late: Late) -> AsyncIterator[list[MeasurementRow]]:
 class _Counter:
     """Counts windows in the order of time, and remembers where it left each meter's registers."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, dropped_until: Mapping[int, datetime | None]) -> None:
         self._connection = connection
+        self._dropped_until = dropped_until
         self._registers: dict[tuple[int, int], tuple[datetime, Register | None]] = {}
 
     async def row(self, record: asyncpg.Record) -> MeasurementRow | None:
@@ -142,6 +151,9 @@ class _Counter:
         ]
         before, share = None, DEFAULT_LARGEST_SHARE
         if any(record["registers"]):
+            dropped_until = self._dropped_until.get(key[1])
+            if dropped_until is not None and record["window_start"] < dropped_until:
+                return None  # nothing tells any more where the registers stood
             before, share = await self._before(key, record["window_start"])
         closed = close_window(record["window_start"], key[1], readings, before, record["register_modulus"], share)
         self._registers[key] = (record["window_start"], closed.register)
@@ -155,7 +167,7 @@ class _Counter:
 
     async def _before(self, key: tuple[int, int], window_start: datetime) -> tuple[Register | None, Decimal]:
         """Return where the registers stood before a window, by the newest versions, and the plausible share."""
-        said = await self._connection.fetchrow(_BEFORE, *key, window_start)
+        said = await self._connection.fetchrow(_BEFORE, *key, window_start, self._dropped_until.get(key[1]))
         share = DEFAULT_LARGEST_SHARE if said is None or said["share"] is None else said["share"]
         counted = self._registers.get(key)
         if counted is not None and (said is None or counted[0] >= said["window_start"]):
@@ -165,6 +177,7 @@ class _Counter:
         at = said["at"] or parse_instant(json.loads(said["detail"])["at"])
         starts = [at - timedelta(minutes=minutes) for minutes in INTERVALS_MINUTES]
         value = await self._connection.fetchval(_REGISTER_AT, key[0], starts, at)
+        value = said["value"] if value is None else value
         return (None if value is None else Register(at, value)), share
 
 

@@ -24,7 +24,7 @@ from services.api.catalog_store import (
 from services.core.csv_table import Problem
 from services.core.meter_csv import MeterLine
 from services.platform.errors import UserError
-from services.platform.postgres import Pool
+from services.platform.postgres import Connection, Pool
 
 COMPARED = (
     "meter_type",
@@ -71,7 +71,9 @@ class ImportRules:
     compared: tuple[str, ...] = COMPARED
 
 
-async def import_meters(pool: Pool, organization: str, lines: Sequence[MeterLine], rules: ImportRules) -> Imported:
+async def import_meters(
+    pool: Pool | Connection, organization: str, lines: Sequence[MeterLine], rules: ImportRules
+) -> Imported:
     """Register what is new of `lines`, and the organization, sites and devices that they name.
 
     Raises ImportRefusedError, having written nothing, where lines contradict the catalog and `rules` do not skip them.

@@ -36,7 +36,7 @@ class Asker(NamedTuple):
     at: datetime
 
 
-async def request_run_now(pool: Pool, organization_id: int, job_id: int, asker: Asker) -> int:
+async def request_run_now(pool: Pool | Connection, organization_id: int, job_id: int, asker: Asker) -> int:
     """Ask that the job's next slot ends at the last closed window; return the request's id. Raises UserError."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
@@ -45,7 +45,7 @@ async def request_run_now(pool: Pool, organization_id: int, job_id: int, asker: 
 
 
 async def request_retry(
-    pool: Pool, organization_id: int, job_id: int, slot_start: datetime | None, asker: Asker
+    pool: Pool | Connection, organization_id: int, job_id: int, slot_start: datetime | None, asker: Asker
 ) -> int:
     """Ask that a run's waiting parts, or those of all runs, are tried at once; a stop is lifted. Raises UserError."""
     async with transaction(pool) as connection:
@@ -58,7 +58,7 @@ async def request_retry(
         return await _add(connection, job, "retry", asker, slot_start=slot_start)
 
 
-async def request_recover(pool: Pool, organization_id: int, job_id: int, asker: Asker) -> int:
+async def request_recover(pool: Pool | Connection, organization_id: int, job_id: int, asker: Asker) -> int:
     """Ask that a job that was paused by failures goes on, and that its failed runs are sent. Raises UserError."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
@@ -73,7 +73,9 @@ async def request_recover(pool: Pool, organization_id: int, job_id: int, asker: 
         return await _add(connection, job, "recover", asker)
 
 
-async def request_resend(pool: Pool, organization_id: int, job_id: int, slot_start: datetime, asker: Asker) -> int:
+async def request_resend(
+    pool: Pool | Connection, organization_id: int, job_id: int, slot_start: datetime, asker: Asker
+) -> int:
     """Ask that a delivered run is sent once more, the same bytes under the same ids. Raises UserError."""
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
@@ -83,7 +85,7 @@ async def request_resend(pool: Pool, organization_id: int, job_id: int, slot_sta
 
 
 async def request_backfill(
-    pool: Pool, organization_id: int, job_id: int, start: datetime, end: datetime, asker: Asker
+    pool: Pool | Connection, organization_id: int, job_id: int, start: datetime, end: datetime, asker: Asker
 ) -> int:
     """Ask for runs of the past slots from `start` to `end` that the job has none for. Raises UserError."""
     async with transaction(pool) as connection:

@@ -1,6 +1,7 @@
 """Runs of export jobs, their parts and the attempts to deliver them. Read only: services/delivery owns the tables."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -104,6 +105,32 @@ async def list_runs(
         organization_id,
         job_id,
         state,
+        limit,
+    )
+    return [Run(*row) for row in rows]
+
+
+async def runs_page(
+    connection: AnyConnection,
+    organization_id: int,
+    job_ids: Sequence[int] | None,
+    state: str | None,
+    *,
+    after: tuple[datetime, int] | None,
+    limit: int,
+) -> list[Run]:
+    """Return runs by slot, the newest first, and then job; `after`: slot and job where the page before ended."""
+    rows = await connection.fetch(
+        _RUNS
+        + """
+        AND ($2::int[] IS NULL OR run.job_id = ANY ($2)) AND ($3::text IS NULL OR run.state = $3)
+        AND ($4::timestamptz IS NULL OR run.slot_start < $4 OR (run.slot_start = $4 AND run.job_id > $5::int))
+        ORDER BY run.slot_start DESC, run.job_id LIMIT $6
+        """,
+        organization_id,
+        None if job_ids is None else list(job_ids),
+        state,
+        *(after or (None, None)),
         limit,
     )
     return [Run(*row) for row in rows]

@@ -90,6 +90,8 @@ class WindowStory(NamedTuple):
     events: Sequence[tuple[str, str]]
     """Kind and detail (JSON)."""
     runs: Sequence[Carried]
+    dropped_until: datetime | None
+    """Where the window starts before it: its row, if it had one, was dropped by retention."""
 
 
 _VERSIONS = """
@@ -171,6 +173,9 @@ async def window_story(
         *key, organization_id, meter_id,
     )  # fmt: skip
     runs = await connection.fetch(_RUNS, organization_id, resolution_minutes, start, meter_id, row is not None)
+    dropped_until: datetime | None = await connection.fetchval(
+        "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution_minutes
+    )
     return WindowStory(
         is_closed=start < stands["closed_until"],
         closed_until=stands["closed_until"],
@@ -182,6 +187,7 @@ async def window_story(
         versions=await _versions(connection, meter_id, resolution_minutes, start, cut_off, stands["stored_before"]),
         events=[(event["kind"], event["detail"]) for event in events],
         runs=[Carried(run_id(run[0], run[1]), *tuple(run)[2:]) for run in runs],
+        dropped_until=dropped_until if dropped_until is not None and start < dropped_until else None,
     )
 
 

@@ -16,10 +16,13 @@ Examples
         --all-sites --start 2020-01-01T00:00:00Z
     meterpost readings publish day.zip --format nem12
     meterpost runs list
-    meterpost runs show job1-20200101T000000Z
+    meterpost runs show job8-20200101T000000Z
 
   The same for programs:
     meterpost runs list --state frozen --json
+
+  For whoever receives:
+    meterpost receiver check .local/received
 
   Servers of your own:
     meterpost db migrate --database postgresql://user@db.example.org/meterpost
@@ -30,7 +33,7 @@ HELP = """\
 Meterpost posts the closed intervals of pulse meters to the customers' own servers.
 
 Exit codes: 0 done; 2 the input or an option is wrong; 1 a server cannot be reached, or something else failed;
-6 `windows verify` found a difference.
+6 `windows verify` or `receiver check` found a difference.
 Times are UTC and end with Z. Results go to standard output, notes and errors to standard error.
 """
 

@@ -21,7 +21,9 @@ GROUPS = {
         "Export jobs: what is sent, how often, and where to.",
         ("job_commands", "job_connection", "request_commands:jobs"),
     ),
-    "readings": Group("Readings: publish those of a file, as the devices would have.", ("reading_commands",)),
+    "readings": Group(
+        "Readings: publish those of a file, and show what was known when.", ("reading_commands", "reading_as_of")
+    ),
     "runs": Group(
         "Runs: what was sent when, and what the receiver answered.", ("run_commands", "request_commands:runs")
     ),
@@ -40,8 +42,12 @@ GROUPS = {
         ),
     ),
     "late": Group("Late readings: what closed windows missed, and what to send after.", ("late_commands",)),
+    "dropbox": Group("The hosted SFTP folder: accounts, keys, and what was fetched.", ("dropbox_commands",)),
+    "receiver": Group("For receivers: is what arrived whole, sound and unchanged?", ("receiver_commands",)),
     "notifications": Group("Whom to tell when a job fails, stops or recovers.", ("notification_commands",)),
     "secrets": Group("The keys that seal the secrets of jobs in the database.", ("secret_commands",)),
+    "api-clients": Group("Machines that may use the HTTP API.", ("access_commands:clients",)),
+    "users": Group("People who may use the HTTP API.", ("access_commands:users",)),
     "db": Group("The database's tables.", ("setup_commands:database_app",)),
     "topics": Group("The topics on Kafka.", ("setup_commands:topics_app",)),
 }

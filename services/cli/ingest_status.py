@@ -85,7 +85,7 @@ def _status(
     }
     if end is None:
         return PartitionStatus(*key, "gone", **known)
-    is_gap = progress.watermark is not None and progress.next_offset < end.first_offset
+    is_gap = progress.next_offset < end.first_offset
     return PartitionStatus(
         *key,
         "gap" if is_gap else "read",

@@ -24,6 +24,7 @@ from services.cli.job_destinations import (
     FileOptions,
     FormulasOption,
     FtpsOption,
+    HostedOption,
     HostKeyOption,
     ImplicitOption,
     LineEndOption,
@@ -72,6 +73,7 @@ async def create(
     ca_file: CaFileOption = None,
     sftp: SftpOption = None,
     ftps: FtpsOption = None,
+    hosted: HostedOption = False,
     directory: DirectoryOption = None,
     host_key: HostKeyOption = None,
     implicit: ImplicitOption = False,
@@ -104,9 +106,9 @@ async def create(
     if name is None or frequency is None or resolution is None or missing:
         raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
     starts_at = None if start is None else _time(start, "--start")
-    files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, ca_file)
+    files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, hosted, ca_file)
     if files.transport is not None and url is not None:
-        raise UserError("give one of --url, --sftp and --ftps")
+        raise UserError("give one of --url, --sftp, --ftps and --hosted")
     if transport is not None and transport not in TRANSPORTS:
         raise UserError(f"the transport {transport!r} is not known; allowed: {', '.join(TRANSPORTS)}")
     if transport is not None and transport != (files.transport or "https"):
@@ -135,7 +137,11 @@ async def create(
         )
         new = NewJob(organization.organization_id, settings, starts_at, server.secrets)
         job = await create_job(pool, new, wall_clock().now(), session.places.vault())
-    first = first_slot(job.starts_at, settings.frequency_minutes)
+        dropped_until: datetime | None = await pool.fetchval(
+            "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution
+        )
+    is_shortened = dropped_until is not None and job.starts_at < dropped_until
+    first = first_slot(max(job.starts_at, dropped_until or job.starts_at), settings.frequency_minutes)
     if session.answer.as_json:
         session.answer.json(job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
@@ -145,6 +151,11 @@ async def create(
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
     given.say_once(session.answer)
+    if is_shortened:
+        session.answer.say(
+            f"NOT SENT: rows of {resolution} minutes before {utc(dropped_until)} were dropped by retention, so the job "
+            "cannot begin earlier."
+        )
     tell_next_steps(session, job)
 
 
@@ -203,6 +214,7 @@ async def edit(
     ca_file: CaFileOption = None,
     sftp: SftpOption = None,
     ftps: FtpsOption = None,
+    hosted: HostedOption = False,
     directory: DirectoryOption = None,
     host_key: HostKeyOption = None,
     implicit: ImplicitOption = False,
@@ -224,7 +236,7 @@ async def edit(
             chosen = old.site_ids
             if all_sites or site:
                 chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
-        files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, ca_file)
+        files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, hosted, ca_file)
         access = Access(auth, username, client_certificate)
         given = given_secrets(secret, drop_secret)
         server = changed_destination(old, files, url, access, given.changes)

@@ -12,7 +12,7 @@ from services.api.job_store import edit_job
 from services.cli import job_commands
 from services.cli.job_options import JobArgument
 from services.cli.session import Session, command, wall_clock
-from services.core.file_transfer import fingerprint
+from services.core.file_transfer import HOSTED, fingerprint
 from services.platform.errors import UserError
 from services.platform.outbound import Outbound, parse_networks
 from services.platform.postgres import Pool, transaction
@@ -72,6 +72,8 @@ async def host_key(
                 f"job {job_id} sends over {job.settings.transport.upper()}: only SFTP servers have host keys"
             )
         settings = job.settings.transport_settings
+        if HOSTED in settings:
+            raise UserError(f"job {job_id} goes to the hosted folder, whose keys the operator keeps")
         shown = await _shown_key(session, job)
         if approve_ is not None:
             if not shown or fingerprint(shown) != approve_:
@@ -123,7 +125,8 @@ async def _steps(session: Session, job: Job) -> Any:
 
     unsealed = unseal(session.places.vault(), JobKey(job.organization_id, job.job_id), job.settings.transport_settings)
     outbound = Outbound(parse_networks(session.places.allowed_destinations()))
-    transport = TRANSPORTS[job.settings.transport](Means(Deadlines(_CONNECT, _TOTAL), wall_clock(), outbound))
+    means = Means(Deadlines(_CONNECT, _TOTAL), wall_clock(), outbound, session.places.hosted_folder())
+    transport = TRANSPORTS[job.settings.transport](means)
     try:
         async for step in Discreet(transport, unsealed).check():
             yield step

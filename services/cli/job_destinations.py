@@ -19,11 +19,13 @@ from services.api.job_settings import JobSettings
 from services.cli.https_options import Access, changed_https, read_pem
 from services.cli.session import Session
 from services.core.csv_records import LINE_ENDS
-from services.core.file_transfer import fingerprint
+from services.core.file_transfer import HOSTED, fingerprint
 from services.core.transport_secrets import SEALED, public_settings
 from services.platform.errors import UserError
 
 _FILES = "CSV over SFTP or FTPS"
+_OF_FILES = ("line_end", "defuse_formulas")
+"""The settings that say how files look, wherever they go."""
 
 SftpOption = Annotated[
     str | None,
@@ -69,6 +71,16 @@ FormulasOption = Annotated[
 ]
 
 
+HostedOption = Annotated[
+    bool,
+    typer.Option(
+        "--hosted",
+        help="Leave CSV files in the folder that we host, for the organization to fetch over SFTP.",
+        rich_help_panel=_FILES,
+    ),
+]
+
+
 class FileOptions(NamedTuple):
     """The options of SFTP and FTPS as they were given."""
 
@@ -79,13 +91,16 @@ class FileOptions(NamedTuple):
     implicit: bool
     line_end: str | None
     keep_formulas: bool | None
+    hosted: bool
     ca_file: Path | None
 
     @property
     def transport(self) -> str | None:
         """The transport that the address belongs to; None: no address was given."""
-        if self.sftp is not None and self.ftps is not None:
-            raise UserError("give one of --url, --sftp and --ftps")
+        if [self.sftp is not None, self.ftps is not None, self.hosted].count(True) > 1:
+            raise UserError("give one of --url, --sftp, --ftps and --hosted")
+        if self.hosted:
+            return "sftp"
         return "sftp" if self.sftp is not None else "ftps" if self.ftps is not None else None
 
     @property
@@ -103,21 +118,39 @@ class FileOptions(NamedTuple):
         settings = dict(before)
         secrets = dict(given)
         address = self.sftp or self.ftps
+        if self.hosted or (HOSTED in before and address is None):
+            return self._hosted(before, secrets)
+        if HOSTED in settings:
+            settings = {name: value for name, value in settings.items() if name in _OF_FILES}
         if address is not None:
             settings = {name: value for name, value in settings.items() if name != "port"} | parse_account(address)
         if self.directory is not None:
             settings["directory"] = self.directory
-        if self.line_end is not None:
-            if self.line_end not in LINE_ENDS:
-                raise UserError(f"--line-end must be one of: {', '.join(LINE_ENDS)}")
-            settings["line_end"] = self.line_end
-        if self.keep_formulas is not None:
-            settings["defuse_formulas"] = not self.keep_formulas
+        settings |= self._format()
         if transport == "sftp":
             _log_in(settings, secrets)
         elif not secrets and not settings.get(SEALED):
             raise UserError("FTPS needs a password: --secret password=file:FILE, or password=prompt")
         return Server(transport, self._trust(settings, transport), secrets)
+
+    def _format(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.line_end is not None:
+            if self.line_end not in LINE_ENDS:
+                raise UserError(f"--line-end must be one of: {', '.join(LINE_ENDS)}")
+            found["line_end"] = self.line_end
+        if self.keep_formulas is not None:
+            found["defuse_formulas"] = not self.keep_formulas
+        return found
+
+    def _hosted(self, before: Mapping[str, Any], given: dict[str, str | None]) -> "Server":
+        if any((self.directory, self.host_key_file, self.implicit, self.ca_file)) or any(given.values()):
+            raise UserError("the hosted folder takes no address, directory, key or secret: only how files look")
+        kept = {name: value for name, value in before.items() if name in _OF_FILES}
+        # What a server of the customer's was logged in to with, is forgotten.
+        dropped: dict[str, str | None] = dict.fromkeys(before.get(SEALED, {}))
+        sealed = {SEALED: before[SEALED]} if before.get(SEALED) else {}
+        return Server("sftp", {**kept, HOSTED: True, **self._format(), **sealed}, dropped)
 
     def _trust(self, settings: dict[str, Any], transport: str) -> dict[str, Any]:
         if transport == "sftp":
@@ -182,15 +215,21 @@ def destination_facts(settings: JobSettings) -> list[tuple[str, object]]:
     if settings.transport == "https":
         return [("To", found.get("url")), ("Trusts", own_ca), ("Shows", _shown_text(found))]
     facts: list[tuple[str, object]] = [("To", destination_text(settings.transport, found))]
+    if HOSTED in found:
+        return [*facts, ("Files", _files_text(found))]
     if settings.transport == "ftps":
         facts += [("TLS", found.get("tls", "explicit")), ("Trusts", own_ca)]
     else:
         keys = [f"{key.split()[0]} {fingerprint(key)}" for key in found.get("host_keys", ())]
         facts.append(("Trusts", ", ".join(keys) or f"no key yet: {_APPROVE}"))
     facts.append(("Logs in with", f"the key {found['public_key']}" if "public_key" in found else "a password"))
-    formulas = "defused" if found.get("defuse_formulas", True) else "kept"
-    facts.append(("Files", f"CSV, lines end with {found.get('line_end', 'lf')}, formulas {formulas}"))
+    facts.append(("Files", _files_text(found)))
     return facts
+
+
+def _files_text(found: Mapping[str, Any]) -> str:
+    formulas = "defused" if found.get("defuse_formulas", True) else "kept"
+    return f"CSV, lines end with {found.get('line_end', 'lf')}, formulas {formulas}"
 
 
 def _shown_text(settings: Mapping[str, Any]) -> str:
@@ -207,6 +246,11 @@ _APPROVE = "see `meterpost jobs host-key`"
 def tell_next_steps(session: Session, job: Job) -> None:
     """Say what has to be done at the server's side before a new job can deliver."""
     found = job.settings.transport_settings
+    if HOSTED in found:
+        session.answer.say(
+            "Who may fetch from the hosted folder: `meterpost dropbox accounts`, `meterpost dropbox add`."
+        )
+        return
     if "public_key" in found:
         session.answer.say(f"Let this key log in as {found['user']} there:\n{found['public_key']}")
     if job.settings.transport == "sftp" and not found.get("host_keys"):

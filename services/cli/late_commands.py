@@ -15,8 +15,10 @@ from services.api.late_rows import corrected_rows
 from services.api.run_queries import find_run, parse_run_id
 from services.cli import choosing
 from services.cli.session import Session, command
-from services.cli.show import Column, ReaderGoneError
-from services.core.records import CSV_HEAD, CSV_LINE_END, JSON_HEAD, JSON_TAIL, MeasurementRow, render_csv, render_json
+from services.cli.show import Column, ReaderGoneError, utc
+from services.core.file_transfer import file_format
+from services.core.parts import HTTPS_JSON, PartFormat
+from services.core.row_blocks import render_rows
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 from services.platform.postgres import Pool, transaction
@@ -99,6 +101,7 @@ async def list_(
         listed = totals.missed + (totals.repeat + totals.outranked if repeats else 0)
         _tell_totals(session, totals, len(readings), len(readings) < listed)
         session.answer.note(_EXPLANATION)
+    _tell_dropped(session, choice)
 
 
 @command(app, "export", *_DATABASE)
@@ -125,7 +128,7 @@ async def export(
         async with find_late(pool, wanted, job_id=choice.job_id) as late:
             totals = await late.totals()
             with _Target(output, overwrite) as target:
-                rows = await _write(target.file, choice.transport, late)
+                rows = await _write(target.file, choice.part_format, late)
                 target.keep()
     if session.answer.as_json:
         session.answer.json(
@@ -142,6 +145,7 @@ async def export(
         session.answer.note(
             f"{rows:,} rows to {where}: {totals.runs:,} runs missed something of {totals.meters:,} meters"
         )
+    _tell_dropped(session, choice)
 
 
 class _Choice(NamedTuple):
@@ -153,7 +157,10 @@ class _Choice(NamedTuple):
     site_id: int | None
     job_id: int | None
     slot_start: datetime | None
-    transport: str
+    part_format: PartFormat
+    """The job's; HTTPS's where no job was chosen."""
+    dropped_until: datetime | None
+    """Rows before this, of some resolution asked for, were dropped by retention."""
 
 
 async def _choose(
@@ -178,32 +185,49 @@ async def _choose(
             span = (found.slot_start, found.slot_end)
         else:
             span = choosing.span(*times)
-        transport = ""
+        part_format = HTTPS_JSON
         if job is not None:
-            transport = (await find_job(connection, organization.organization_id, job)).settings.transport
+            settings = (await find_job(connection, organization.organization_id, job)).settings
+            part_format = HTTPS_JSON if settings.transport == "https" else file_format(settings.transport_settings)
+        dropped_until: datetime | None = await connection.fetchval(
+            "SELECT max(dropped_until) FROM measurement_retention WHERE dropped_until > $1", span[0]
+        )
         site_id = await choosing.site_id(connection, organization.organization_id, site)
-    return _Choice(organization.organization_id, organization.name, span, site_id, job, slot_start, transport)
+    return _Choice(
+        organization.organization_id,
+        organization.name,
+        span,
+        site_id,
+        job,
+        slot_start,
+        part_format,
+        dropped_until,
+    )
 
 
-async def _write(file: BinaryIO, transport: str, late: Late) -> int:
-    """Write all rows; returns how many."""
-    is_json = transport == "https"
-    file.write(JSON_HEAD if is_json else CSV_HEAD)
+async def _write(file: BinaryIO, part_format: PartFormat, late: Late) -> int:
+    """Write all rows as one part, however many there are; returns how many."""
+    file.write(part_format.head)
     count = 0
     async for batch in corrected_rows(late):
         if not batch:
             continue
-        file.write(_rendered(batch, is_json=is_json, is_first=count == 0))
+        file.write(part_format.joint if count else b"")
+        file.write(part_format.joint.join(render_rows(part_format.layout, batch)))
         count += len(batch)
-    file.write(JSON_TAIL if is_json else b"")
+    # A file of CSV without rows is its header line; its tail would be an empty one.
+    file.write(part_format.tail if count or part_format is HTTPS_JSON else b"")
     file.flush()
     return count
 
 
-def _rendered(batch: Sequence[MeasurementRow], *, is_json: bool, is_first: bool) -> bytes:
-    if is_json:
-        return (b"" if is_first else b",") + b",".join(render_json(batch))
-    return b"".join(line + CSV_LINE_END for line in render_csv(batch))
+def _tell_dropped(session: Session, choice: _Choice) -> None:
+    """Say what retention leaves out: the rows that receivers have are gone here."""
+    if choice.dropped_until is not None and not session.answer.as_json:
+        session.answer.note(
+            f"rows of some resolutions before {utc(choice.dropped_until)} were dropped by retention (`meterpost "
+            "windows status`): what these held only the readings tell, and no row of registers is exported for them"
+        )
 
 
 class _Target:
@@ -237,7 +261,12 @@ class _Target:
 
 
 def _span_json(choice: _Choice) -> dict[str, object]:
-    return {"organization": choice.organization_name, "from": choice.span[0], "to": choice.span[1]}
+    return {
+        "organization": choice.organization_name,
+        "from": choice.span[0],
+        "to": choice.span[1],
+        "rows_dropped_until": choice.dropped_until,
+    }
 
 
 def _json(choice: _Choice, totals: LateTotals, name: str, found: Sequence[Mapping[str, object]]) -> dict[str, object]:

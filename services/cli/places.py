@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from services.platform.errors import UserError
 from services.platform.export_store import EXPORT_STORE_VARIABLE, ExportStoreSettings
+from services.platform.hosted import HostedFolder, HostedFolderSettings
 from services.platform.objects import ObjectStore
 from services.platform.secrets import SecretSettings, Vault
 from services.platform.settings import load
@@ -97,6 +98,17 @@ class Places:
             return None
         ca_file = Path(https["ca_file"])
         return Receiver(https["url"], ca_file if ca_file.is_absolute() or file is None else file.parent / ca_file)
+
+    def hosted_folder(self) -> HostedFolder | None:
+        """Return where the hosted folder is, as delivery is told, or that of a demo that is running; None: unknown."""
+        told = load(HostedFolderSettings).hosted_folder()
+        file = self._endpoints_file() if told is None else None
+        hosted = _read(file).get("hosted_folder") if file else None
+        if not isinstance(hosted, dict):
+            return told
+        return HostedFolder(
+            str(hosted["host"]), int(hosted["port"]), Path(hosted["key_file"]), Path(hosted["host_keys_file"])
+        )
 
     def allowed_destinations(self) -> str:
         """Return the private networks that connections to customers may lead to, as delivery is told them."""

@@ -27,7 +27,7 @@ from services.platform.kafka_ends import newest_time
 from services.platform.postgres import transaction
 from services.platform.topics import READING_TOPICS
 
-app = typer.Typer(no_args_is_help=True, help="Readings: publish those of a file, as the devices would have.")
+app = typer.Typer(no_args_is_help=True, help="Readings: publish those of a file, and show what was known when.")
 
 _FORMATS = ("nem12", "csv")
 _LARGEST_LEAD = timedelta(minutes=59)

@@ -22,6 +22,7 @@ from services.platform.kafka import Partition
 from services.platform.postgres import transaction
 from services.platform.topics import READING_TOPICS
 from services.windowing.forcing import add_force, holding, list_forces
+from services.windowing.retention_queries import retentions
 from services.windowing.status_queries import forced_counts, newest_grace, standings
 
 _FORCES_SHOWN = 5
@@ -29,7 +30,7 @@ _FORCES_SHOWN = 5
 
 @command(app, "status", "kafka", "database", "as_json")
 async def status(session: Session) -> None:
-    """Show how far windows are closed, which partition holds them open and since when, and what was forced."""
+    """Show how far windows are closed, what holds them open and since when, what was forced, and what is kept."""
     # The progress first: a partition that is added after it was read holds only records that arrived later.
     async with session.pool() as pool, transaction(pool) as connection:
         progress = await progress_of(connection, _topics(session))
@@ -37,10 +38,11 @@ async def status(session: Session) -> None:
         grace = await newest_grace(connection)
         forces = await list_forces(connection, _FORCES_SHOWN)
         counts = await forced_counts(connection, [force.force_id for force in forces])
+        retention = await retentions(connection)
     watermarks = await _watermarks(session, progress)
     show_status(
         session.answer,
-        resolution_statuses(standing, watermarks),
+        resolution_statuses(standing, watermarks, retention),
         holders(watermarks, progress, grace),
         forces,
         counts,

@@ -51,9 +51,16 @@ async def completeness(
         closed = await closed_span(connection, minutes)
         if closed is None:
             raise UserError("no window was ever closed: windows open with the first reading")
-        opened_at, closed_until = closed
+        opened_at, closed_until, dropped_until = closed
         asked = (start, end)
         start, end = max(start, opened_at), min(end, closed_until)
+        if dropped_until is not None and start < dropped_until:
+            if end <= dropped_until:
+                raise UserError(
+                    f"the rows of {minutes} minutes before {utc(dropped_until)} were dropped by retention: nobody can "
+                    "tell any more which meters were silent then. Runs keep their counts (`meterpost runs show`)"
+                )
+            start = dropped_until
         if start >= end:
             raise UserError(
                 f"no window of {minutes} minutes is closed there; those that start from {utc(opened_at)} to before "
@@ -70,13 +77,15 @@ async def completeness(
                 "resolution_minutes": minutes,
                 "from": start,
                 "to": end,
+                "dropped_until": dropped_until,
                 "totals": totals._asdict(),
                 "meters": [{**meter._asdict(), "state": meter.state} for meter in shown],
             }
         )
         return
     if (start, end) != asked:
-        session.answer.note(f"only windows that start from {utc(start)} to before {utc(end)} are closed")
+        span = f"only windows that start from {utc(start)} to before {utc(end)} are closed"
+        session.answer.note(f"{span}; rows before were dropped by retention" if start == dropped_until else span)
     if shown:
         session.answer.table(
             _COLUMNS,

@@ -131,6 +131,11 @@ def _state(story: WindowStory) -> str:
     if not story.is_closed:
         return f"open. It closes when everything is stored that arrived up to {utc(story.cut_off)}."
     forced = "" if story.forced_by is None else f" FORCED by an operator ({story.forced_by})."
+    if story.dropped_until is not None:
+        return (
+            f"closed. Its row was dropped by retention, as all before {utc(story.dropped_until)}: whether it had one "
+            f"only its readings can tell, while they are kept.{forced}"
+        )
     row = "closed." if story.row is not None else "closed, without a row: nothing in it can be measured."
     return row + forced
 
@@ -195,6 +200,7 @@ def _closing_facts(one: Closing) -> list[tuple[str, object]]:
 def _json(story: WindowStory) -> dict[str, object]:
     return {
         "is_closed": story.is_closed,
+        "row_dropped_until": story.dropped_until,
         "cut_off": story.cut_off,
         "forced_by": story.forced_by,
         "row": None if story.row is None else story.row._asdict(),

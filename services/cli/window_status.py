@@ -10,6 +10,7 @@ from services.ingest.progress_queries import PartitionProgress
 from services.platform.kafka import Partition
 from services.windowing.forcing import ForceRecord
 from services.windowing.held import windows_held
+from services.windowing.retention_queries import Retention
 from services.windowing.status_queries import ForcedCount, Standing
 
 _COLUMNS = (
@@ -19,6 +20,8 @@ _COLUMNS = (
     Column("Backlog", number=True),
     Column("Held open", number=True),
     Column("Forced until", whole=True),
+    Column("Rows kept", whole=True),
+    Column("Dropped before", whole=True),
 )
 _HOLDERS = (
     Column("Held open by", whole=True),
@@ -55,6 +58,8 @@ class ResolutionStatus:
     backlog_windows: int
     held_windows: int
     forced_until: datetime | None
+    retention: Retention | None
+    """None: windowing has not looked at it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,9 @@ class Holder:
 
 
 def resolution_statuses(
-    standings: Sequence[Standing], watermarks: Mapping[Partition, datetime | None]
+    standings: Sequence[Standing],
+    watermarks: Mapping[Partition, datetime | None],
+    retention: Mapping[int, Retention],
 ) -> list[ResolutionStatus]:
     """Return each resolution's status."""
     lowest = platform_watermark(watermarks, watermarks)
@@ -92,6 +99,7 @@ def resolution_statuses(
                 (open_until - closed) // step,
                 (max(furthest or open_until, open_until) - open_until) // step,
                 standing.last_forced_until,
+                retention.get(standing.resolution_minutes),
             )
         )
     return found
@@ -129,7 +137,7 @@ def show_status(
         answer.json(
             {
                 "watermark": watermark,
-                "resolutions": [asdict(one) for one in resolutions],
+                "resolutions": [_resolution_json(one) for one in resolutions],
                 "held_open_by": [asdict(one) for one in held_by],
                 "forced": [_force_json(one, counts.get(one.force_id)) for one in forces],
             }
@@ -139,6 +147,8 @@ def show_status(
         answer.say("No window was ever closed: windows open with the first reading.")
     else:
         answer.table(_COLUMNS, map(_resolution_row, resolutions))
+        for sentence in filter(None, map(_held_by_job, resolutions)):
+            answer.say(sentence)
     if held_by:
         answer.table(_HOLDERS, map(_holder_row, held_by))
         answer.say(
@@ -152,7 +162,33 @@ def show_status(
     answer.note(EXPLANATION)
 
 
+def _resolution_json(one: ResolutionStatus) -> dict[str, object]:
+    kept = one.retention
+    if kept is None:
+        return asdict(one)
+    days = None if kept.keep is None else kept.keep.days
+    retention = {"keep_days": days, **{name: value for name, value in kept._asdict().items() if name != "keep"}}
+    return {**asdict(one), "retention": retention}
+
+
+def _held_by_job(one: ResolutionStatus) -> str | None:
+    """Return what retention does not drop, and why; None: nothing."""
+    kept = one.retention
+    if kept is None or kept.held_from is None:
+        return None
+    return (
+        f"KEPT LONGER: rows of {one.resolution_minutes} minutes from {utc(kept.held_from)} on are older than "
+        f"{_days(kept.keep)}, but runs of job {kept.held_by_job_id} still need them ({kept.held_partitions} "
+        f"partitions held): deliver them (`meterpost jobs show {kept.held_by_job_id}`), or delete the job."
+    )
+
+
+def _days(keep: timedelta | None) -> str:
+    return "for ever" if keep is None else f"{keep.days} days"
+
+
 def _resolution_row(one: ResolutionStatus) -> tuple[object, ...]:
+    kept = one.retention
     return (
         one.resolution_minutes,
         one.closed_until,
@@ -160,6 +196,8 @@ def _resolution_row(one: ResolutionStatus) -> tuple[object, ...]:
         one.backlog_windows,
         one.held_windows,
         one.forced_until,
+        None if kept is None else _days(kept.keep),
+        None if kept is None else kept.dropped_until,
     )
 
 

@@ -29,7 +29,7 @@ class _Totals:
     """What was verified so far."""
 
     def __init__(self) -> None:
-        self.windows = self.rows = self.unverifiable = self.difference_count = 0
+        self.windows = self.rows = self.unverifiable = self.dropped = self.difference_count = 0
         self.differences: list[Difference] = []
 
     def add(self, step: Step, tell_at_most: int) -> None:
@@ -37,6 +37,7 @@ class _Totals:
         self.windows += step.windows
         self.rows += step.rows
         self.unverifiable += step.unverifiable
+        self.dropped += step.dropped
         self.difference_count += step.difference_count
         self.differences += step.differences[: tell_at_most - len(self.differences)]
 
@@ -70,6 +71,7 @@ async def verify_(
                 "windows": totals.windows,
                 "rows": totals.rows,
                 "unverifiable_windows": totals.unverifiable,
+                "dropped_windows": totals.dropped,
                 "difference_count": totals.difference_count,
                 "differences": [one._asdict() for one in totals.differences],
             }
@@ -85,6 +87,11 @@ def _tell(answer: Answer, totals: _Totals) -> None:
         answer.table(_DIFFERENCES, [_line(one) for one in totals.differences])
         if totals.difference_count > len(totals.differences):
             answer.note(f"{len(totals.differences):,} of {totals.difference_count:,} differences shown (--limit)")
+    if totals.dropped:
+        answer.say(
+            f"{totals.dropped:,} windows cannot be verified: their rows were dropped by retention "
+            "(`meterpost windows status`)."
+        )
     if totals.unverifiable:
         answer.say(f"{totals.unverifiable:,} windows cannot be verified: their readings are no longer kept.")
     verified = f"{totals.windows:,} windows with {totals.rows:,} rows verified"

@@ -6,15 +6,10 @@ are CSV's own. UTF-8 without a byte order mark; the line end is the job's choice
 
 import functools
 import re
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from decimal import ROUND_HALF_UP, Context, Decimal, Inexact
-from typing import NamedTuple
+from collections.abc import Callable
 
-from services.core.conversion import MINUTES_PER_HOUR, Utility
+from services.core.blocks import Layout, MeterNames
 from services.core.parts import MAX_FILE_ROWS, PartFormat
-from services.core.records import NOT_APPLICABLE, MeasurementRow
-from services.core.times import iso_seconds
 
 CSV_HEADER = (
     "meter_id,meter_type,meter_name,meter_unit,measurement_time(UTC),resolution(minutes),site_id,site_name,"
@@ -23,17 +18,9 @@ CSV_HEADER = (
 LINE_ENDS = {"lf": "\n", "crlf": "\r\n"}
 
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
-# What spreadsheets take for the beginning of a formula. Tab and CR count because they are trimmed away.
-_FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
+# What spreadsheets take for the beginning of a formula. Tab and line ends count because they are trimmed away.
+_FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _DEFUSED_BY = "'"
-
-# The same exactness and rounding as everywhere (conversion), with the contexts' own methods: the fastest form.
-_multiply = Context(prec=200, traps=[Inexact]).multiply
-_quantize = Context(prec=200, rounding=ROUND_HALF_UP).quantize
-_CENT = Decimal("0.01")
-# Meters whose constant text is kept; beyond that it is collected anew.
-_MOST_KNOWN = 200_000
-_NO_VALUES = f"{NOT_APPLICABLE},{NOT_APPLICABLE}"
 
 
 @functools.cache
@@ -44,84 +31,15 @@ def csv_format(line_end: str, *, defuse: bool) -> PartFormat:
     for a formula gets an apostrophe in front.
     """
     end = line_end.encode("ascii")
-    return PartFormat(
-        CSV_HEADER.encode("ascii") + end, end, end, ".csv", MAX_FILE_ROWS, None, csv_renderer(defuse=defuse)
-    )
-
-
-def csv_renderer(*, defuse: bool) -> Callable[[Iterable[MeasurementRow]], list[bytes]]:
-    """Return what renders each row as a line without its end.
-
-    Fastest on rows that are sorted by time and come back to the same meters, as those of an export do.
-    """
     text = _defused_cell if defuse else csv_cell
-    known: dict[int, _Constant] = {}
-
-    def render(rows: Iterable[MeasurementRow]) -> list[bytes]:
-        if len(known) > _MOST_KNOWN:
-            known.clear()
-        lines: list[bytes] = []
-        add = lines.append
-        measured_at: datetime | None = None
-        time = ""
-        for row in rows:
-            meter_id, meter_type, utility, name, unit, at, minutes, site_id, site_name, energy_wh, volume = row
-            if at is not measured_at and at != measured_at:
-                measured_at, time = at, iso_seconds(at)
-            constant = known.get(meter_id)
-            if (
-                constant is None
-                or constant.utility is not utility
-                or constant.name != name
-                or constant.site_name != site_name
-                or constant.site_id != site_id
-                or constant.unit != unit
-                or constant.meter_type != meter_type
-                or constant.minutes != minutes
-            ):
-                constant = known[meter_id] = _Constant(
-                    name,
-                    site_name,
-                    site_id,
-                    unit,
-                    meter_type,
-                    minutes,
-                    utility,
-                    utility.has_energy,
-                    utility.has_volume,
-                    f"{meter_id},{text(meter_type)},{text(name)},{text(unit)},",
-                    f",{minutes},{site_id},{text(site_name)},",
-                    Decimal(MINUTES_PER_HOUR // minutes),
-                )
-            if energy_wh is None or not constant.has_energy:
-                energy = _NO_VALUES
-            else:
-                energy = f"{_quantize(_multiply(energy_wh, constant.per_hour), _CENT)},{_quantize(energy_wh, _CENT)}"
-            if volume is None or not constant.has_volume:
-                flow = _NO_VALUES
-            else:
-                flow = f"{_quantize(_multiply(volume, constant.per_hour), _CENT)},{_quantize(volume, _CENT)}"
-            add(f"{constant.before}{time}{constant.behind}{energy},{flow}".encode())
-        return lines
-
-    return render
+    layout = Layout(functools.partial(_around, text), None, b"")
+    return PartFormat(CSV_HEADER.encode("ascii") + end, end, end, ".csv", MAX_FILE_ROWS, None, layout)
 
 
-class _Constant(NamedTuple):
-    """What of a meter's lines is the same in every window, and the values it was made from."""
-
-    name: str
-    site_name: str
-    site_id: int
-    unit: str
-    meter_type: str
-    minutes: int
-    utility: Utility
-    has_energy: bool
-    has_volume: bool
-    before: str
-    behind: str
-    per_hour: Decimal
+def _around(text: Callable[[str], str], names: MeterNames, resolution_minutes: int) -> tuple[bytes, bytes]:
+    before = f"{names.meter_id},{text(names.meter_type)},{text(names.meter_name)},{text(names.meter_unit)},"
+    behind = f",{resolution_minutes},{names.site_id},{text(names.site_name)},"
+    return before.encode(), behind.encode()
 
 
 def csv_cell(text: str) -> str:

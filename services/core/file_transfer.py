@@ -30,6 +30,12 @@ HOST_KEY_TYPES = (
     "ssh-rsa",
 )
 
+HOSTED = "hosted"
+"""A job's setting that is true where it leaves its files in the folder that we host; then it names no server."""
+HOSTED_USER = "meterpost-delivery"
+"""The user name by which delivery logs in to the hosted folder; no customer's account can have it."""
+_HOSTED_SETTINGS = frozenset({HOSTED, "line_end", "defuse_formulas"})
+
 TlsMode = Literal["explicit", "implicit"]
 
 
@@ -94,6 +100,39 @@ def sftp_server(settings: Mapping[str, Any]) -> SftpServer:
         host_keys=host_keys,
         password=secrets.get("password"),
         private_key=secrets.get("private_key"),
+    )
+
+
+def check_hosted(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError unless these are sound settings of a job that goes to the hosted folder."""
+    if settings.get(HOSTED) is not True:
+        raise ValueError(f'"{HOSTED}" must be true, or left out')
+    if foreign := sorted(settings.keys() - _HOSTED_SETTINGS):
+        raise ValueError(f'"{foreign[0]}" has no use with the hosted folder')
+    file_format(settings)
+
+
+def hosted_server(
+    settings: Mapping[str, Any],
+    organization_id: int,
+    *,
+    host: str,
+    port: int,
+    private_key: str,
+    host_keys: Sequence[str],
+) -> SftpServer:
+    """Return the hosted folder as the server of an organization's job. Raises ValueError."""
+    check_hosted(settings)
+    return sftp_server(
+        {
+            **settings,
+            "host": host,
+            "port": port,
+            "user": HOSTED_USER,
+            "directory": f"/{organization_id}",
+            "host_keys": list(host_keys),
+            "private_key": private_key,
+        }
     )
 
 

@@ -1,14 +1,12 @@
 """Cutting a run into parts, and the names of runs, parts and files. Deterministic: no clock, no random id."""
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from services.core.records import JSON_HEAD, JSON_TAIL, MeasurementRow, render_json
-
-RowT = TypeVar("RowT")
+from services.core.blocks import Block, Layout
+from services.core.records import JSON_HEAD, JSON_LAYOUT, JSON_TAIL
 
 MAX_HTTPS_MEASUREMENTS = 2_000
 MAX_HTTPS_BYTES = 1_000_000
@@ -16,7 +14,7 @@ MAX_FILE_ROWS = 10_000
 
 
 class PartFormat(NamedTuple):
-    """What stands around the rendered rows of a part, and how much goes into one part."""
+    """What stands around and between the rows of a part, and how much goes into one part."""
 
     head: bytes
     joint: bytes
@@ -26,99 +24,60 @@ class PartFormat(NamedTuple):
     """Of the file name, with its dot."""
     max_rows: int
     max_bytes: int | None
-    render: Callable[[Iterable[MeasurementRow]], list[bytes]]
-    """Each row as its bytes in the part, without what stands between rows."""
+    layout: Layout
+    """Of one row."""
 
     def assemble(self, rendered: Sequence[bytes]) -> bytes:
-        """Return a whole part."""
+        """Return the part of these rows."""
         return self.head + self.joint.join(rendered) + self.tail
 
+    def assemble_block(self, block: Block, first: int, end: int) -> bytes:
+        """Return the part of the block's rows from `first` to before `end`."""
+        joined = b"".join(block.pieces[first * block.stride : end * block.stride])
+        if self.joint == self.tail:
+            return self.head + joined
+        return b"".join((self.head, memoryview(joined)[: len(joined) - len(self.joint)], self.tail))
 
-HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES, render_json)
+
+HTTPS_JSON = PartFormat(JSON_HEAD, b",", JSON_TAIL, ".json", MAX_HTTPS_MEASUREMENTS, MAX_HTTPS_BYTES, JSON_LAYOUT)
 
 
-class CutPart(NamedTuple, Generic[RowT]):
-    """A part that is complete: its first row, and what its bytes amount to."""
+class CutPart(NamedTuple):
+    """A part that is complete: which rows of the block it consists of, and its bytes."""
 
-    first_row: RowT
+    first: int
     row_count: int
-    byte_count: int
-    sha256: bytes
+    body: bytes
 
 
-class PartCutter(Generic[RowT]):
-    """Cuts a stream of rows, given batch by batch in order, into parts; keeps no rows and no bytes, only a hash.
+def cut_parts(part_format: PartFormat, block: Block, *, is_end: bool) -> Iterator[CutPart]:
+    """Cut a block, whose first row begins a part, into parts, each as full as it may be.
 
-    A part is never empty, and a single row larger than the byte limit still makes a part: a limit never loses a row.
+    Unless the run ends with the block, rows at its end that do not fill a part are left over. A part is never empty,
+    and a single row larger than the byte limit still makes a part: a limit never loses a row.
     """
+    first = 0
+    while first < block.row_count:
+        end = min(first + part_format.max_rows, block.row_count)
+        body = part_format.assemble_block(block, first, end)
+        is_full = end - first == part_format.max_rows
+        if part_format.max_bytes is not None and len(body) > part_format.max_bytes and end - first > 1:
+            end = first + _fitting(part_format, block, first, end, part_format.max_bytes)
+            body, is_full = part_format.assemble_block(block, first, end), True
+        if not is_full and not is_end:
+            return
+        yield CutPart(first, end - first, body)
+        first = end
 
-    def __init__(self, part_format: PartFormat) -> None:
-        self._format = part_format
-        self._first: list[RowT] = []
-        self._rows = 0
-        self._bytes = 0
-        self._begin()
 
-    def feed(self, rows: Sequence[RowT], rendered: Sequence[bytes]) -> list[CutPart[RowT]]:
-        """Take the next rows and return the parts that are complete now."""
-        joint_bytes, max_rows, max_bytes = len(self._format.joint), self._format.max_rows, self._format.max_bytes
-        if max_bytes is None:
-            return self._feed_by_count(rows, rendered)
-        finished = []
-        begun = 0
-        for place, record in enumerate(rendered):
-            grown = self._bytes + len(record) + (joint_bytes if self._rows else 0)
-            if self._rows and (self._rows == max_rows or grown > max_bytes):
-                self._hash(rendered[begun:place])
-                finished.append(self._end())
-                begun = place
-                grown = self._bytes + len(record)
-            if not self._rows:
-                self._first = [rows[place]]
-            self._rows += 1
-            self._bytes = grown
-        self._hash(rendered[begun:])
-        return finished
-
-    def _feed_by_count(self, rows: Sequence[RowT], rendered: Sequence[bytes]) -> list[CutPart[RowT]]:
-        """Do as `feed`, where no row's size matters: without a look at each."""
-        finished = []
-        place = 0
-        while place < len(rendered):
-            if self._rows == self._format.max_rows:
-                finished.append(self._end())
-            piece = rendered[place : place + self._format.max_rows - self._rows]
-            if not self._rows:
-                self._first = [rows[place]]
-            joints = len(piece) if self._rows else len(piece) - 1
-            self._bytes += sum(map(len, piece)) + joints * len(self._format.joint)
-            self._rows += len(piece)
-            self._hash(piece)
-            place += len(piece)
-        return finished
-
-    def finish(self) -> list[CutPart[RowT]]:
-        """Return the last part, if there is one; the stream is over."""
-        return [self._end()] if self._rows else []
-
-    def _begin(self) -> None:
-        self._rows = 0
-        self._bytes = len(self._format.head) + len(self._format.tail)
-        self._digest = hashlib.sha256(self._format.head)
-        self._hashed_any = False
-
-    def _hash(self, rendered: Sequence[bytes]) -> None:
-        if rendered:
-            if self._hashed_any:
-                self._digest.update(self._format.joint)
-            self._digest.update(self._format.joint.join(rendered))
-            self._hashed_any = True
-
-    def _end(self) -> CutPart[RowT]:
-        self._digest.update(self._format.tail)
-        part = CutPart(self._first[0], self._rows, self._bytes, self._digest.digest())
-        self._begin()
-        return part
+def _fitting(part_format: PartFormat, block: Block, first: int, end: int, max_bytes: int) -> int:
+    """Return how many rows from `first` on make a part of at most `max_bytes`; one at least."""
+    size = len(part_format.head) + len(part_format.tail) - len(part_format.joint)
+    for place in range(first, end):
+        size += block.row_bytes(place)
+        if size > max_bytes:
+            return max(1, place - first)
+    return end - first
 
 
 def compact_time(instant: datetime) -> str:

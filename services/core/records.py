@@ -1,11 +1,9 @@
-"""The twelve fields of a Meters Measurements record, byte for byte as customers' receivers expect them.
+"""The twelve fields of a Meters Measurements record as JSON, byte for byte as customers' receivers expect them.
 
-Source: the export's field reference. CSV headers and JSON keys differ; a value that the utility does not have is the
-literal `N/A`; in JSON the four values are strings with two decimals.
+Source: the export's field reference. A value that the utility does not have is the literal `N/A`; the four values are
+strings with two decimals. `csv_records` has the same as CSV.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from services.core.blocks import Layout, MeterNames
 from services.core.conversion import Utility, hourly_rate, two_decimals
 from services.core.times import iso_seconds
 
@@ -56,55 +55,25 @@ JSON_HEAD = b'{"measurements":['
 JSON_TAIL = b"]}"
 
 
-CSV_HEADER = (
-    "meter_id",
-    "meter_type",
-    "meter_name",
-    "meter_unit",
-    "measurement_time(UTC)",
-    "resolution(minutes)",
-    "site_id",
-    "site_name",
-    "power(W)",
-    "energy(Wh)",
-    "flow",
-    "volume",
-)
-CSV_LINE_END = b"\r\n"
-CSV_HEAD = ",".join(CSV_HEADER).encode() + CSV_LINE_END
-
-
-def render_csv(rows: Iterable[MeasurementRow]) -> list[bytes]:
-    """Return each row as one line without its end: UTF-8, commas, quotes by RFC 4180 only where they are needed."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator=CSV_LINE_END.decode())
-    rendered = []
-    for row in rows:
-        writer.writerow(_fields(row))
-        rendered.append(buffer.getvalue().encode().removesuffix(CSV_LINE_END))
-        buffer.seek(0)
-        buffer.truncate()
-    return rendered
-
-
-def _fields(row: MeasurementRow) -> tuple[int | str, ...]:
-    """Return the twelve fields in their order."""
-    power, energy = _rate_and_amount(row.energy_wh, row.resolution_minutes, row.utility.has_energy)
-    flow, volume = _rate_and_amount(row.volume, row.resolution_minutes, row.utility.has_volume)
-    return (
-        row.meter_id,
-        row.meter_type,
-        row.meter_name,
-        row.meter_unit,
-        iso_seconds(row.measured_at),
-        row.resolution_minutes,
-        row.site_id,
-        row.site_name,
-        power,
-        energy,
-        flow,
-        volume,
+def _json_around(names: MeterNames, resolution_minutes: int) -> tuple[bytes, bytes]:
+    encode = msgspec.json.Encoder().encode
+    before = b'{"METER_ID":%d,"METER_TYPE":%b,"METER_NAME":%b,"METER_UNIT":%b,"MEASUREMENT_TIME(UTC)":"' % (
+        names.meter_id,
+        encode(names.meter_type),
+        encode(names.meter_name),
+        encode(names.meter_unit),
     )
+    site_name = encode(names.site_name)
+    behind = b'","RESOLUTION(min)":%d,"SITE_ID":%d,"SITE_NAME":%b,"POWER(W)":"' % (
+        resolution_minutes,
+        names.site_id,
+        site_name,
+    )
+    return before, behind
+
+
+JSON_LAYOUT = Layout(_json_around, (b'","ENERGY(Wh)":"', b'","FLOW":"', b'","VOLUME":"'), b'"}')
+"""Writes the same bytes as `render_json`, by the thousand."""
 
 
 def render_json(rows: Iterable[MeasurementRow]) -> list[bytes]:

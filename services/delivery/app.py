@@ -8,6 +8,7 @@ from services.core.retry import RetryPolicy
 from services.delivery.circuits import Circuits
 from services.delivery.dispatcher import Dispatcher
 from services.delivery.doorbell import listen
+from services.delivery.interval_counts import IntervalCounts
 from services.delivery.job_health import HealthRules
 from services.delivery.job_store import JobStore
 from services.delivery.mailing import Mailer
@@ -56,14 +57,16 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         timedelta(minutes=settings.failing_minutes),
         settings.failed_runs,
     )
-    stores = Stores(JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool))
+    stores = Stores(
+        JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool), IntervalCounts(pool)
+    )
     try:
         installation_id = await patience.postgres(stores.runs.installation_id)
     except Unavailable:
         pool.terminate()
         return
     deadlines = Deadlines(timedelta(seconds=settings.connect_seconds), timedelta(seconds=settings.answer_seconds))
-    means = Means(deadlines, clock, settings.outbound())
+    means = Means(deadlines, clock, settings.outbound(), settings.hosted_folder())
     transport = TRANSPORTS[name](means)
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))

@@ -209,9 +209,15 @@ class JobStore:
         return [NewJob(key, starts_at, versions[key]) for key, starts_at in starts.items()]
 
     async def opened_at(self) -> dict[int, datetime]:
-        """Return where the first closing of each resolution began: earlier windows are empty by definition."""
+        """Return from where on each resolution has rows to send.
+
+        Windows before the first closing are empty by definition; later ones may have been dropped by retention.
+        """
         async with transaction(self._pool) as connection:
-            rows = await connection.fetch("SELECT resolution_minutes, opened_at FROM window_closed")
+            rows = await connection.fetch(
+                "SELECT resolution_minutes, greatest(opened_at, dropped_until) AS opened_at "
+                "FROM window_closed LEFT JOIN measurement_retention USING (resolution_minutes)"
+            )
         return {row["resolution_minutes"]: row["opened_at"] for row in rows}
 
     async def adopt(self, adopted: Sequence[Adopted]) -> None:

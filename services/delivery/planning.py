@@ -51,7 +51,8 @@ def in_force(versions: Sequence[Version], instant: datetime) -> Version:
 def first_plan(starts_at: datetime, opened_at: Mapping[int, datetime], versions: Sequence[Version]) -> Plan | None:
     """Return the first slot of a new job, without runs; None while no window of its resolution was ever closed.
 
-    Slots before the platform's first window are left out: they are empty by definition.
+    Slots before the platform's first window are left out, as empty by definition, and so are those whose rows were
+    dropped by retention.
     """
     version = in_force(versions, starts_at)
     opening = opened_at.get(version.resolution_minutes)

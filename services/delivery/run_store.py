@@ -12,6 +12,7 @@ from services.core.parts import run_id
 from services.core.retry import Answer, Verdict
 from services.core.schedule import Slot
 from services.delivery.health_store import hold, stop_held, store_consequence
+from services.delivery.interval_counts import Intervals
 from services.delivery.job_health import FAILED_RUNS, HealthRules, JobHealth, News, after_failure, after_success
 from services.delivery.model import Claim, FrozenPart, JobKey, Manifest, RowRange, Run, WaitingPart
 from services.delivery.notices import Occasion
@@ -66,26 +67,9 @@ ORDER BY number DESC LIMIT 1
 _FREEZE = """
 UPDATE export_run
 SET state = $4, part_count = $5, row_count = $6, byte_count = $7, frozen_at = $8,
+    intervals_present = $9, intervals_expected = $10, silent_meter_count = $11,
     finished_at = CASE WHEN $4 = 'empty' THEN $8::timestamptz END
 WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
-"""
-
-# Beside the rows themselves: what the run should have held, as known at the catalog revision that it pins.
-_COUNT_INTERVALS = """
-UPDATE export_run r
-SET intervals_present = c.present, intervals_expected = c.expected, silent_meter_count = c.silent
-FROM (
-    SELECT coalesce(sum(f.intervals_present), 0)::bigint AS present,
-           coalesce(sum(f.intervals_expected), 0)::bigint AS expected,
-           count(*) FILTER (WHERE f.windows_present = 0) AS silent
-    FROM export_run of_run
-    JOIN export_job_version v ON v.organization_id = of_run.organization_id AND v.job_id = of_run.job_id
-                             AND v.version = of_run.job_version
-    CROSS JOIN LATERAL completeness($1, v.resolution_minutes, of_run.slot_start, of_run.slot_end,
-                                    of_run.catalog_revision, v.site_ids) f
-    WHERE of_run.organization_id = $1 AND of_run.job_id = $2 AND of_run.slot_start = $3
-) c
-WHERE r.organization_id = $1 AND r.job_id = $2 AND r.slot_start = $3
 """
 
 _NEXT_PART = """
@@ -226,7 +210,13 @@ class RunStore:
         return None if row is None else LastManifest(*row)
 
     async def freeze(
-        self, claim: Claim, run: Run, parts: Sequence[FrozenPart], now: datetime, manifest: Manifest | None = None
+        self,
+        claim: Claim,
+        run: Run,
+        parts: Sequence[FrozenPart],
+        intervals: Intervals,
+        now: datetime,
+        manifest: Manifest | None = None,
     ) -> None:
         """Fix the run's parts and its manifest; without any part it is empty, and over."""
         async with transaction(self._pool) as connection:
@@ -252,8 +242,8 @@ class RunStore:
                 sum(part.rows.row_count for part in parts),
                 sum(part.byte_count for part in parts),
                 now,
+                *intervals,
             )
-            await connection.execute(_COUNT_INTERVALS, *run.job, run.slot.start)
 
     async def next_part(self, run: Run) -> WaitingPart | None:
         """Return the first part of the run that has not been delivered."""

@@ -3,59 +3,80 @@
 import asyncio
 import hashlib
 import random
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 
 from services.core.parts import (
-    CutPart,
-    PartCutter,
+    cut_parts,
     file_stem,
     manifest_file_name,
     manifest_id,
     part_id,
     run_id,
 )
-from services.core.records import MeasurementRow
 from services.core.retry import Answer, RetryPolicy, Verdict
+from services.delivery.kept_parts import KeptParts
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
-from services.delivery.row_store import RowStore
+from services.delivery.row_store import SMALLEST_METER_ID, RowStore
 from services.delivery.run_store import Attempt
 from services.delivery.transports.base import OutgoingPart, Receiver, Transport
 from services.platform.clock import Clock
 from services.platform.crash_points import crash_point
 from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
 
+# Read and rendered in one go.
+BLOCK_ROWS = 20_000
 RENDERING_DIFFERS = "rendering_differs"
 
 
 class Freezer:
     """Renders runs for the first time, and parts of them again and again, always to the same bytes."""
 
-    def __init__(self, rows: RowStore, transport: Transport, *, at_once: int) -> None:
+    def __init__(self, rows: RowStore, transport: Transport, *, at_once: int, kept: KeptParts | None = None) -> None:
         self._rows = rows
         self._transport = transport
-        # A run may hold its connection for long; the others' short transactions need some too.
+        self._kept = kept or KeptParts()
+        # The others' short transactions need connections, too.
         self._turn = asyncio.Semaphore(at_once)
 
     async def parts(self, run: Run, version: Version) -> list[FrozenPart]:
-        """Return what the parts of the run are. Holds one batch of rows.
+        """Return what the parts of the run are. Holds one block of rows, and of the parts as many as may be kept.
 
-        Raises as RowStore.stream, and UserError where the job's settings are of no use.
+        Raises as RowStore.block, and UserError where the job's settings are of no use.
         """
         part_format = self._transport.part_format(version.settings)
-        cutter: PartCutter[MeasurementRow] = PartCutter(part_format)
+        wanted = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
+        following = RowRange(run.slot.start, SMALLEST_METER_ID, wanted)
         parts: list[FrozenPart] = []
-        async with self._turn, aclosing(self._rows.stream(run, version)) as batches:
-            async for batch in batches:
-                parts += map(_frozen, cutter.feed(batch, part_format.render(batch)))
-        parts += map(_frozen, cutter.finish())
-        return parts
+        while True:
+            async with self._turn:
+                block = await self._rows.block(run, version, part_format, following)
+            is_end = block.row_count < wanted
+            done = 0
+            for cut in cut_parts(part_format, block, is_end=is_end):
+                frozen = FrozenPart(
+                    block.rows(cut.first, cut.row_count), len(cut.body), hashlib.sha256(cut.body).digest()
+                )
+                self._kept.keep(frozen.sha256, cut.body)
+                parts.append(frozen)
+                done += cut.row_count
+            if is_end:
+                return parts
+            # What did not fill a part begins the next block; the run's last row does so when the block ended with it.
+            following = block.rows(min(done, block.row_count - 1), wanted)
+            if done == block.row_count:
+                following = following._replace(first_meter_id=following.first_meter_id + 1)
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
+        kept = self._kept.take(part.sha256)
+        if kept is not None:
+            return kept
         part_format = self._transport.part_format(version.settings)
-        body = part_format.assemble(part_format.render(await self._rows.part(run, version, part.rows)))
+        block = await self._rows.block(run, version, part_format, part.rows)
+        if not block.row_count:
+            return None
+        body = part_format.assemble_block(block, 0, block.row_count)
         is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
         return body if is_same else None
 
@@ -130,8 +151,3 @@ class Sender:
             file_name=stem + self._transport.part_format(version.settings).ending,
             is_manifest=False,
         )
-
-
-def _frozen(cut: CutPart[MeasurementRow]) -> FrozenPart:
-    rows = RowRange(cut.first_row.measured_at, cut.first_row.meter_id, cut.row_count)
-    return FrozenPart(rows, cut.byte_count, cut.sha256)

@@ -5,12 +5,13 @@ from pydantic_settings import SettingsConfigDict
 
 from services.delivery.mailing import SmtpSettings
 from services.platform.errors import UserError
+from services.platform.hosted import HostedFolderSettings
 from services.platform.outbound import Outbound, parse_networks
 from services.platform.secrets import SecretSettings
 from services.platform.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 
-class DeliverySettings(ServiceSettings, SecretSettings, SmtpSettings):
+class DeliverySettings(ServiceSettings, SecretSettings, SmtpSettings, HostedFolderSettings):
     """What delivery needs beside Kafka and PostgreSQL."""
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from services.core.file_transfer import HOSTED
 from services.core.retry import Answer
 from services.core.transport_secrets import SEALED, job_place, opened_settings
 from services.delivery.model import JobKey
 from services.delivery.transports.base import Destination, OutgoingPart, Step, Transport
+from services.delivery.transports.hosted import ORGANIZATION_ID
 from services.platform.secrets import Vault, without_secrets
 
 
@@ -21,7 +23,11 @@ def unseal(vault: Vault, job: JobKey, settings: Mapping[str, Any]) -> Unsealed:
     """Return a job's settings in the clear. Raises KeyMissing, or UserError where a secret cannot be read."""
     sealed: Mapping[str, str] = settings.get(SEALED, {})
     secrets = {name: vault.open(text, job_place(*job, name)) for name, text in sealed.items()}
-    return Unsealed(opened_settings(settings, secrets), list(secrets.values()))
+    opened = opened_settings(settings, secrets)
+    if HOSTED in opened:
+        # Whose folder it is follows from whose job it is, and from nothing that a job says.
+        opened[ORGANIZATION_ID] = job.organization_id
+    return Unsealed(opened, list(secrets.values()))
 
 
 class Discreet:

@@ -12,6 +12,7 @@ import structlog
 
 from services.core.retry import Answer, Verdict
 from services.delivery.circuits import Circuits
+from services.delivery.interval_counts import IntervalCounts, Intervals
 from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
 from services.delivery.manifests import make_manifest
 from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version
@@ -54,6 +55,7 @@ class Stores:
     jobs: JobStore
     runs: RunStore
     rows: RowStore
+    intervals: IntervalCounts
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the slice ends because the job is stopped for now
@@ -187,16 +189,26 @@ class Worker:
         if version.data != MEASUREMENTS:
             await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
         try:
-            parts = await self._freezer.parts(run, version)
+            parts, intervals = await self._parts(run, version)
         except OperatorNeeded as error:
             await self._stop(claim, CATALOG_INCOMPLETE, f"{error}: add it, then resume the job")
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
         else:
             manifest = await self._manifest(run, version, parts) if version.has_manifest and parts else None
-            await self._stores.runs.freeze(claim, run, parts, self._clock.now(), manifest)
+            await self._stores.runs.freeze(claim, run, parts, intervals, self._clock.now(), manifest)
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
+
+    async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals]:
+        """Render the run, and count side by side how complete it is."""
+        counting = asyncio.ensure_future(self._stores.intervals.of(run, version))
+        try:
+            parts = await self._freezer.parts(run, version)
+            return parts, await counting
+        finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
 
     async def _manifest(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> Manifest:
         completeness = await self._stores.rows.completeness(run, version)

@@ -9,6 +9,7 @@ from services.ingest.day_partitions import DayKeeper
 from services.ingest.doorbell import Doorbell
 from services.ingest.loop import Edges, Ingest
 from services.ingest.settings import IngestSettings
+from services.ingest.standing import Standing
 from services.ingest.store import IngestStore
 from services.ingest.ticks import Ticker
 from services.platform.errors import Superseded, Unavailable
@@ -20,8 +21,8 @@ from services.platform.postgres import Patience, connect_pool
 from services.platform.topics import INGEST_PROGRESS, READINGS_BRIDGE, READINGS_LOGGER
 
 WATCH_SECONDS = 5
-# Two that write, one that asks what must be known meanwhile, one that keeps the days.
-CONNECTIONS = 4
+# Two that write, one that asks what must be known meanwhile, one that keeps the days, one that looks at gaps.
+CONNECTIONS = 5
 log = structlog.get_logger()
 
 
@@ -38,6 +39,8 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
         return
     keep = timedelta(days=settings.raw_retention_days + settings.raw_retention_margin_days)
     keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep).run(stopping))
+    standing = Standing(settings.instance)
+    telling = asyncio.create_task(standing.run(settings.kafka_bootstrap_servers, pool, topics))
     producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
     try:
         await patience.kafka(producer.start)
@@ -56,6 +59,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
                 IngestStore(pool),
                 Ticker(producer, consumer, ticked),
                 Doorbell(producer, settings.topic(INGEST_PROGRESS)),
+                standing,
             )
             watching = asyncio.create_task(_watch(consumer, health))
             try:
@@ -72,8 +76,10 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
         log.info("stopped_while_waiting")
     finally:
         keeping_days.cancel()
+        telling.cancel()
         await producer.stop()
         pool.terminate()
+        await asyncio.gather(keeping_days, telling, return_exceptions=True)
 
 
 async def _watch(consumer: GroupConsumer, health: Health) -> None:

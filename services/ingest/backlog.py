@@ -7,15 +7,36 @@ would visit every minute's pages once for each.
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 from services.platform.kafka import Partition, PartitionBatch, Record
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Records of one partition, and when each arrived (milliseconds): its time, never earlier than of those before."""
+
+    records: list[Record] = field(default_factory=list)
+    arrivals: list[int] = field(default_factory=list)
+
+    def extend(self, records: list[Record]) -> None:
+        latest = self.arrivals[-1:]
+        times = accumulate([*latest, *(record.timestamp_ms for record in records)], max)
+        self.arrivals[-1:] = times
+        self.records += records
+
+    def take(self, count: int) -> list[Record]:
+        taken, self.records = self.records[:count], self.records[count:]
+        self.arrivals = self.arrivals[count:]
+        return taken
 
 
 class Backlog:
     """Records in their order, by partition."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Partition, list[Record]] = {}
+        self._waiting: dict[Partition, _Waiting] = {}
 
     def __bool__(self) -> bool:
         """Tell whether anything waits."""
@@ -28,7 +49,7 @@ class Backlog:
     def add(self, batches: Iterable[PartitionBatch]) -> None:
         """Take what was polled."""
         for topic, partition, records in batches:
-            self._waiting.setdefault((topic, partition), []).extend(records)
+            self._waiting.setdefault((topic, partition), _Waiting()).extend(records)
 
     def without(self, partitions: Iterable[Partition]) -> list[Partition]:
         """Return those of the partitions of which nothing waits."""
@@ -37,29 +58,16 @@ class Backlog:
     def cut(self, max_bytes: int) -> list[PartitionBatch]:
         """Take out about `max_bytes` of the earliest arrivals, at least one record, and return them by partition."""
         share = max_bytes // max(len(self._waiting), 1)
-        reach = {key: _records_within(records, share) for key, records in self._waiting.items()}
-        horizon = min((records[reach[key] - 1].timestamp_ms for key, records in self._waiting.items()), default=0)
+        reach = {key: _records_within(waiting.records, share) for key, waiting in self._waiting.items()}
+        horizon = min((waiting.arrivals[reach[key] - 1] for key, waiting in self._waiting.items()), default=0)
         cut = []
-        for key, records in list(self._waiting.items()):
-            taken = min(reach[key], bisect_right(records, horizon, key=lambda record: record.timestamp_ms))
-            if not taken:
-                continue
-            cut.append(PartitionBatch(*key, records[:taken]))
-            if taken == len(records):
+        for key, waiting in list(self._waiting.items()):
+            count = min(reach[key], bisect_right(waiting.arrivals, horizon))
+            if count:
+                cut.append(PartitionBatch(*key, waiting.take(count)))
+            if not waiting.records:
                 del self._waiting[key]
-            else:
-                self._waiting[key] = records[taken:]
-        return cut or self._first(horizon)
-
-    def _first(self, horizon: int) -> list[PartitionBatch]:
-        """Return one record where clocks that went back hide that there is one at the horizon."""
-        for key, records in list(self._waiting.items()):
-            if any(record.timestamp_ms <= horizon for record in records):
-                self._waiting[key] = records[1:]
-                if len(records) == 1:
-                    del self._waiting[key]
-                return [PartitionBatch(*key, records[:1])]
-        return []
+        return cut
 
 
 def _records_within(records: list[Record], max_bytes: int) -> int:

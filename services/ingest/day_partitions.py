@@ -15,7 +15,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 
-from services.platform.errors import Unavailable
+from services.platform.errors import MeterpostError
 from services.platform.metrics import INGEST_DAYS_DROPPED
 from services.platform.partitions import TimePartition, create_partitions, drop_partitions
 from services.platform.postgres import Pool, transaction, wait_or_stop
@@ -73,7 +73,7 @@ class DayKeeper:
         while not stopping.is_set():
             try:
                 await self.look()
-            except (Unavailable, asyncpg.PostgresError) as error:
+            except (MeterpostError, asyncpg.PostgresError) as error:
                 log.warning("days_not_kept", error=str(error), retry_in_seconds=AGAIN_SECONDS)
                 await wait_or_stop(stopping, AGAIN_SECONDS)
             else:

@@ -2,7 +2,8 @@
 
 Ingest never jumps over a gap. Accepting one moves the partition's progress to its end, under a new epoch, in the
 transaction that records the decision: so for each partition
-records before next_offset = records read + records of accepted gaps, always.
+records before next_offset = records read + records of accepted gaps, always,
+counted from where the log began when ingest first came: what the retention had removed by then was never its own.
 """
 
 from services.ingest.batch import Position
@@ -30,11 +31,8 @@ class GapFound(OperatorNeeded):
 
 
 def check_log(partition: Partition, position: Position, first_offset: int, end_offset: int) -> None:
-    """Raise GapFound or OperatorNeeded where the broker's log does not hold what comes next.
-
-    Where nothing was ever stored, what the retention removed before we first came was never ours.
-    """
-    if position.next_offset < first_offset and position.watermark is not None:
+    """Raise GapFound or OperatorNeeded where the broker's log does not hold what comes next."""
+    if position.next_offset < first_offset:
         raise GapFound(partition, position.next_offset, first_offset)
     if position.next_offset > end_offset:
         raise OperatorNeeded(

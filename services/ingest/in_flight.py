@@ -41,11 +41,13 @@ class InFlight:
 
     async def finish(self) -> None:
         """Wait until nothing is under way. Raises what the oldest that failed raised, when all have ended."""
+        if self._writes:
+            await asyncio.wait(self._writes)  # whoever is cancelled here can still abandon them
         writes, self._writes = self._writes, deque()
-        if writes:
-            await asyncio.wait(writes)
-        for write in writes:
-            write.result()
+        errors = [write.exception() for write in writes]  # all are looked at: else the event loop reports the others
+        for error in errors:
+            if error is not None:
+                raise error
 
     async def abandon(self) -> None:
         """Cancel everything; never raises."""

@@ -17,7 +17,6 @@ import structlog
 from services.core.columns import late_counts
 from services.core.readings import SourceTopic
 from services.core.registry import Registry
-from services.core.times import EPOCH
 from services.ingest.backlog import Backlog
 from services.ingest.batch import Batch, BatchBuilder, JudgedPartition, Position, batch_of, describe_refusals
 from services.ingest.doorbell import Doorbell
@@ -25,12 +24,13 @@ from services.ingest.gaps import GapFound, check_log
 from services.ingest.in_flight import InFlight
 from services.ingest.refusal_guard import RefusalGuard, total_of
 from services.ingest.settings import IngestSettings
+from services.ingest.standing import Standing
 from services.ingest.store import IngestStore, Turn
 from services.ingest.ticks import Ticker
 from services.ingest.trial import BATCHES_ON_TRIAL, VANISHED_OWNERS, deadly_records
 from services.ingest.write_plan import EncodedPlan, HighWaterMarks, encode_plan
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded, Superseded, Unavailable
+from services.platform.errors import MeterpostError, OperatorNeeded, Superseded
 from services.platform.kafka import GroupConsumer, Partition, PartitionBatch
 from services.platform.metrics import (
     INGEST_BATCH_SECONDS,
@@ -40,7 +40,6 @@ from services.platform.metrics import (
     INGEST_REFUSED,
     INGEST_REFUSED_SHARE,
     INGEST_SUPERSEDED,
-    INGEST_WATERMARK,
 )
 from services.platform.postgres import Patience
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
@@ -60,6 +59,7 @@ class Edges(NamedTuple):
     store: IngestStore
     ticker: Ticker
     doorbell: Doorbell
+    standing: Standing
 
 
 class Ingest:
@@ -67,7 +67,7 @@ class Ingest:
 
     def __init__(self, settings: IngestSettings, edges: Edges, patience: Patience) -> None:
         self._settings = settings
-        self._consumer, self._store, self._ticker, self._doorbell = edges
+        self._consumer, self._store, self._ticker, self._doorbell, self._standing = edges
         self._patience = patience
         self._builder = BatchBuilder(
             source_topics={
@@ -81,6 +81,7 @@ class Ingest:
         self._registry = Registry()
         self._registry_looked = 0.0
         self._generation = -1
+        self._held: dict[Partition, Position] = {}  # claimed, whether we came to read it or not
         self._positions: dict[Partition, Position] = {}
         self._waiting = Backlog()
         self._marks = HighWaterMarks()
@@ -91,6 +92,7 @@ class Ingest:
 
     async def run(self) -> None:
         """Work until told to stop. Raises Superseded when another process owns what we thought ours."""
+        is_orderly = True
         try:
             while not self._patience.stopping.is_set():
                 self._patience.health.progress()
@@ -112,9 +114,15 @@ class Ingest:
         except GapFound as gap:
             await self._keep_gap(gap)
             raise
+        except Exception as error:
+            # What nobody expected may come from a record, like the end of a process: then owner after owner vanishes.
+            is_orderly = isinstance(error, MeterpostError)
+            raise
         finally:
             await self._in_flight.abandon()
-            await self._release()
+            self._standing.claimed({})
+            if is_orderly:
+                await self._release()
 
     async def _poll(self) -> None:
         """Fetch for the partitions of which nothing waits; those that are ahead wait until the others are there."""
@@ -136,29 +144,39 @@ class Ingest:
         self._waiting.clear()
         await self._release()
         self._positions, self._stored = {}, {}
+        self._standing.claimed({})
+
+        async def claim() -> dict[Partition, Position]:
+            # By the time that PostgreSQL answers again it may have been assigned to somebody else, who owns it by now.
+            is_ours = generation == self._consumer.generation
+            return await self._store.claim(begins, self._settings.instance, self._held) if is_ours else {}
+
         if assigned:
-            positions = await self._patience.postgres(lambda: self._store.claim(assigned, self._settings.instance))
+            begins = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
+            positions = await self._patience.postgres(claim)
+            self._held = {**self._held, **positions}
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets(assigned))
             end = await self._patience.kafka(lambda: self._consumer.end_offsets(assigned))
             if generation != self._consumer.generation:
                 return
             for partition, position in positions.items():
                 check_log(partition, position, first[partition], end[partition])
-                self._consumer.seek(partition, max(position.next_offset, first[partition]))
+                self._consumer.seek(partition, position.next_offset)
             self._positions = positions
             vanished = max(position.crash_count for position in positions.values())
             self._trials_left = BATCHES_ON_TRIAL if vanished >= VANISHED_OWNERS else 0
             if self._trials_left:
                 log.warning("owners_vanished", in_a_row=vanished, action="judge the next records apart first")
+        self._standing.claimed(self._positions)
         self._generation = generation
         self._patience.health.started()
         log.info("claimed", partitions=len(assigned), generation=generation)
 
     async def _release(self) -> None:
         """Let go of what we owned. Where PostgreSQL is away, whoever comes next is more careful than needed."""
-        with suppress(Unavailable, TimeoutError):
+        with suppress(MeterpostError, TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._store.release(self._positions)
+                await self._store.release(self._held)
 
     async def _refresh_registry(self) -> bool:
         """Take over what the catalog recorded since the last look; tell whether there was anything."""
@@ -194,8 +212,7 @@ class Ingest:
         for row in batch.rejected:
             INGEST_REFUSED.labels(row.reason).inc()
         for move in batch.advances:
-            seconds = ((move.position.watermark or EPOCH) - EPOCH).total_seconds()
-            INGEST_WATERMARK.labels(move.topic, str(move.partition)).set(seconds)
+            self._standing.moved((move.topic, move.partition), move.position)
         self._doorbell.note(batch)
         self._stored.update({(move.topic, move.partition): move.position.next_offset for move in batch.advances})
 
@@ -238,7 +255,7 @@ class Ingest:
     async def _check_gap(self, polled: PartitionBatch, position: Position) -> None:
         """Stop where the broker removed records that we have not read; a producer's transactions leave gaps, too."""
         key = (polled.topic, polled.partition)
-        if polled.records[0].offset > position.next_offset and position.watermark is not None:
+        if polled.records[0].offset > position.next_offset:
             first = await self._patience.kafka(lambda: self._consumer.beginning_offsets([key]))
             check_log(key, position, first[key], polled.records[0].offset)
 

@@ -1,6 +1,6 @@
 """The SQL of ingest: claiming partitions, one transaction per batch, the registry's changes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -51,13 +51,15 @@ _BEGIN_WRITING = """
 
 _CLAIM = """
     INSERT INTO ingest_progress AS mine (topic, partition, next_offset, epoch, owner, claimed_offset, is_released)
-    VALUES ($1, $2, 0, 1, $3, 0, false)
+    VALUES ($1, $2, $5, 1, $3, $5, false)
     ON CONFLICT (topic, partition) DO UPDATE
     SET epoch = mine.epoch + 1, owner = $3, updated_at = now(), claimed_offset = mine.next_offset, is_released = false,
-        crash_count = CASE WHEN mine.is_released OR mine.owner = $3 OR mine.claimed_offset <> mine.next_offset THEN 0
+        crash_count = CASE WHEN mine.claimed_offset <> mine.next_offset THEN 0
+                           WHEN mine.is_released OR mine.epoch = $4 THEN mine.crash_count
                            ELSE mine.crash_count + 1 END
     RETURNING epoch, next_offset, watermark, first_arrival, recent_stored, recent_refused, crash_count
 """
+_NOTHING: Mapping[Partition, Position] = {}
 _RELEASE = """
     UPDATE ingest_progress AS mine SET is_released = true
     FROM unnest($1::text[], $2::integer[], $3::bigint[]) AS held (topic, partition, epoch)
@@ -136,9 +138,13 @@ class IngestStore:
         self._begin_writing = _BEGIN_WRITING.format(milliseconds=zombie_after // MILLISECOND)
         self._known_days: set[date] = set()
 
-    async def claim(self, partitions: Iterable[Partition], owner: str) -> dict[Partition, Position]:
+    async def claim(
+        self, begins: Mapping[Partition, int], owner: str, held: Mapping[Partition, Position] = _NOTHING
+    ) -> dict[Partition, Position]:
         """Become the owner of partitions: whoever owned them before can write no more.
 
+        `begins`: the partitions, each with the offset at which its log begins; there we begin if we never came before.
+        `held`: what this very process, which a name does not tell, claimed before.
         Raises Unavailable where a former owner still holds one in a transaction; its session is ended when it has
         been silent in there for long, so trying again helps.
         """
@@ -147,8 +153,10 @@ class IngestStore:
             async with transaction(self._pool) as connection:
                 milliseconds = self._zombie_after // MILLISECOND
                 await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{milliseconds}ms")
-                for topic, partition in sorted(partitions):
-                    row = await connection.fetchrow(_CLAIM, topic, partition, owner)
+                for (topic, partition), begin in sorted(begins.items()):
+                    before = held.get((topic, partition))
+                    epoch_before = before.epoch if before else None
+                    row = await connection.fetchrow(_CLAIM, topic, partition, owner, epoch_before, begin)
                     assert row is not None  # noqa: S101 - the statement always returns its row
                     epoch, next_offset, watermark, first_arrival, stored, refused, crash_count = row.values()
                     recent = Recent(stored, refused)
@@ -184,13 +192,8 @@ class IngestStore:
         A batch that is stored already, by a commit whose answer was lost, is not stored again.
         Raises Superseded, with nothing written, where another process owns one of the partitions.
         """
-        await self._ensure_days(plan.days)
         try:
-            await self._store(batch, plan, turn)
-        except asyncpg.UniqueViolationError:
-            # Somebody else stored a reading that we took for new. The merge is right in any case.
-            INGEST_MERGED_BATCHES.inc()
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
+            await self._store_by_any_way(batch, plan, turn)
         except Unavailable as error:
             if isinstance(error.__cause__, asyncpg.LockNotAvailableError):
                 await self._end_zombies()
@@ -199,13 +202,29 @@ class IngestStore:
             if not await self._is_stored(batch):
                 raise
             log.info("batch_stored_already")
-        except (UserError, asyncpg.CheckViolationError) as error:
-            # A day that was there has been dropped since; a reading for it came after all, and gets one.
-            if isinstance(error, UserError) and not isinstance(error.__cause__, asyncpg.UndefinedTableError):
-                raise
-            self._known_days -= plan.days
+
+    async def _store_by_any_way(self, batch: Batch, plan: EncodedPlan, turn: Turn) -> None:
+        """Store a batch as planned, or by the merge, which is right in any case, where the plan was mistaken."""
+        for is_last_try in (False, False, True):
             await self._ensure_days(plan.days)
-            await self._store(batch, await encode_plan(merge_everything(batch.versions)), turn)
+            try:
+                await self._store(batch, plan, turn)
+            except asyncpg.UniqueViolationError:
+                # A reading that we took for new is stored: by somebody else, or by us, and the answer was lost.
+                if is_last_try:
+                    raise
+                if await self._is_stored(batch):
+                    log.info("batch_stored_already")
+                    return
+                INGEST_MERGED_BATCHES.inc()
+            except (UserError, asyncpg.CheckViolationError) as error:
+                # A day that was there has been dropped since; a reading for it came after all, and gets one.
+                if is_last_try or not _is_a_day_missing(error):
+                    raise
+                self._known_days -= plan.days
+            else:
+                return
+            plan = await encode_plan(merge_everything(batch.versions))
 
     async def _is_stored(self, batch: Batch) -> bool:
         """Tell whether we still own the partitions of a batch and they stand where it ends: all of them or none."""
@@ -315,6 +334,10 @@ class IngestStore:
 
 # Stands for -infinity in Python, whose earliest aware instant cannot be shifted between zones.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+
+
+def _is_a_day_missing(error: UserError | asyncpg.CheckViolationError) -> bool:
+    return not isinstance(error, UserError) or isinstance(error.__cause__, asyncpg.UndefinedTableError)
 
 
 async def _copy(connection: Connection, table: str, pieces: list[bytes]) -> None:

@@ -42,7 +42,10 @@ class Ticker:
             if partition[0] not in self._topics:
                 continue
             highwater = self._consumer.highwater(partition)
-            if highwater is None or next_offset < highwater:
+            if highwater is None:
+                continue
+            # What is fetched and not yet stored stands before the tick, so it is heard first.
+            if next_offset < highwater and not await self._consumer.has_fetched_all(partition):
                 continue
             if now - self._last_activity.setdefault(partition, now) < IDLE_SECONDS:
                 continue

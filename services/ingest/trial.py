@@ -58,14 +58,18 @@ async def deadly_records(
 
 async def _try(records: list[Record]) -> int | None:
     """Return the place of the record that ended the process or kept it for too long; None: all were judged."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.ingest.trial",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.ingest.trial",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:  # no memory, no process is left, no right to start one
+        log.warning("trial_failed", error=str(error), action="go on without")
+        return None
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     handing_over = asyncio.create_task(_hand_over(process.stdin, msgspec.msgpack.encode(records)))

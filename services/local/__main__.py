@@ -99,12 +99,14 @@ def _addresses(stack: Stack) -> list[tuple[str, str]]:
     return [
         ("Kafka", endpoints.kafka),
         ("PostgreSQL", without_password(endpoints.database)),
+        ("HTTP API", f"{endpoints.api_url} (a client's id and secret: {endpoints.api_client_file})"),
         ("HTTPS receiver", endpoints.receiver_url),
         *(
             (f"{name.upper()} receiver", f"{name}://{one['user']}@{one['host']}:{one['port']}")
             for name, one in endpoints.file_receivers.items()
         ),
-        ("deliveries arrive in", f"{endpoints.receiver_folder} (JSON), ../sftp and ../ftps (CSV)"),
+        ("hosted folder", "sftp://{user}@{host}:{port}".format(**endpoints.hosted_folder)),
+        ("deliveries arrive in", f"{endpoints.receiver_folder} (JSON), ../sftp, ../ftps and ../hosted (CSV)"),
         ("addresses for programs", str(stack.folder / "endpoints.json")),
         ("logs", str(stack.folder / "logs")),
         ("the command", os.path.relpath(sys.executable.replace("python", "meterpost").removesuffix("3"))),

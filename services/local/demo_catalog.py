@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.api.catalog_queries import platform_clock
 from services.api.catalog_store import (
@@ -20,7 +20,9 @@ from services.api.job_queries import list_jobs
 from services.api.job_settings import JobSettings, NewJob, https_settings
 from services.api.job_store import create_job, delete_job, edit_job
 from services.core.conversion import Utility
+from services.core.transport_secrets import SEALED, SIGNING_SECRET, signing_secrets
 from services.platform.postgres import Pool, transaction
+from services.platform.secrets import Vault
 
 ORGANIZATION = "Demo Utilities"
 INPUTS_PER_LOGGER = 4
@@ -72,6 +74,23 @@ _JOBS = (
 
 _BACKFILL = "Since the restart, with the minutes before it"
 BACKFILL = timedelta(minutes=25)
+
+
+class Destination(NamedTuple):
+    """The demo's HTTPS receiver, as its jobs are told of it."""
+
+    url: str
+    ca_pem: str
+    signing_secret: str | None = None
+    """None: nothing is signed."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a job says of it in public."""
+        return https_settings(self.url, self.ca_pem)
+
+    def secrets(self) -> dict[str, str]:
+        """Return what only a job's secrets say of it."""
+        return {} if self.signing_secret is None else {SIGNING_SECRET: self.signing_secret}
 
 
 class DemoMeter(NamedTuple):
@@ -147,18 +166,18 @@ async def has_jobs(pool: Pool) -> bool:
     return found
 
 
-async def seed_jobs(pool: Pool, *, url: str, ca_pem: str, starts_at: datetime, now: datetime) -> None:
+async def seed_jobs(pool: Pool, to: Destination, vault: Vault, *, starts_at: datetime, now: datetime) -> None:
     """Create the demo's export jobs, which begin with the windows at `starts_at`."""
     async with transaction(pool) as connection:
         organization_id = await connection.fetchval(
             "SELECT organization_id FROM organization WHERE name = $1", ORGANIZATION
         )
     for name, frequency_minutes, resolution_minutes in _JOBS:
-        settings = JobSettings(name, frequency_minutes, resolution_minutes, None, "https", https_settings(url, ca_pem))
-        await create_job(pool, NewJob(organization_id, settings, starts_at), now)
+        settings = JobSettings(name, frequency_minutes, resolution_minutes, None, "https", to.settings(), manifest=True)
+        await create_job(pool, NewJob(organization_id, settings, starts_at, to.secrets()), now, vault)
 
 
-async def backfill_recent(pool: Pool, *, url: str, ca_pem: str, now: datetime) -> None:
+async def backfill_recent(pool: Pool, to: Destination, vault: Vault, *, now: datetime) -> None:
     """Have the last minutes delivered once more, by a job of its own, so that a restart shows deliveries at once.
 
     The other jobs go on where they stopped: their next slot may be minutes away. The job of an earlier start is ended.
@@ -173,11 +192,11 @@ async def backfill_recent(pool: Pool, *, url: str, ca_pem: str, now: datetime) -
         if job.settings.name == _BACKFILL:
             await delete_job(pool, organization_id, job.job_id, now)
     if clock is not None:
-        settings = JobSettings(_BACKFILL, 5, 5, None, "https", https_settings(url, ca_pem))
-        await create_job(pool, NewJob(organization_id, settings, clock - BACKFILL), now)
+        settings = JobSettings(_BACKFILL, 5, 5, None, "https", to.settings(), manifest=True)
+        await create_job(pool, NewJob(organization_id, settings, clock - BACKFILL, to.secrets()), now, vault)
 
 
-async def move_jobs(pool: Pool, *, url: str, ca_pem: str, now: datetime) -> None:
+async def move_jobs(pool: Pool, to: Destination, vault: Vault, *, now: datetime) -> None:
     """Point the demo's jobs at its receiver, whose port or certificate may have changed since the last start."""
     async with transaction(pool) as connection:
         organization_id = await connection.fetchval(
@@ -188,9 +207,11 @@ async def move_jobs(pool: Pool, *, url: str, ca_pem: str, now: datetime) -> None
     for job in jobs:
         if job.settings.name in names:
             # Whatever else somebody has set since, stays.
-            moved = {**job.settings.transport_settings, **https_settings(url, ca_pem)}
+            moved = {**job.settings.transport_settings, **to.settings()}
             settings = replace(job.settings, transport_settings=moved)
-            await edit_job(pool, organization_id, job.job_id, settings, now)
+            # A second secret would only say the same, or take the place of somebody's own.
+            secrets = {} if signing_secrets(moved.get(SEALED, {})) else to.secrets()
+            await edit_job(pool, organization_id, job.job_id, settings, now, secrets=secrets, vault=vault)
 
 
 async def demo_meters(pool: Pool) -> list[DemoMeter]:

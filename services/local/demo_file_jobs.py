@@ -1,4 +1,4 @@
-"""The demo's jobs that send CSV files, one for each receiver."""
+"""The demo's jobs that send CSV files, one for each receiver and one for the hosted folder."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,15 +10,23 @@ from services.api.job_settings import JobSettings, NewJob
 from services.api.job_store import create_job, edit_job
 from services.core.transport_secrets import SEALED
 from services.local.demo_catalog import ORGANIZATION
+from services.local.demo_hosted import HOSTED_JOB
 from services.local.demo_receivers import FileReceiver
 from services.platform.postgres import Pool, transaction
 from services.platform.secrets import Vault
 
+_HOSTED_NAME = "Every 5 minutes, 1-minute data, CSV to the hosted folder"
 _FREQUENCY_MINUTES, _RESOLUTION_MINUTES = 5, 1
 
 
 async def ensure_file_jobs(
-    pool: Pool, servers: Sequence[FileReceiver], vault: Vault, *, starts_at: datetime, now: datetime
+    pool: Pool,
+    servers: Sequence[FileReceiver],
+    vault: Vault,
+    *,
+    with_hosted: bool,
+    starts_at: datetime,
+    now: datetime,
 ) -> None:
     """Create the job of each transport, or point it at the receiver's present address; one that was deleted stays so.
 
@@ -39,6 +47,13 @@ async def ensure_file_jobs(
             changed = replace(job.settings, transport_settings=server.settings | sealed)
             await edit_job(pool, organization_id, job.job_id, changed, now, secrets=server.secrets, vault=vault)
         elif name not in known:
-            wanted = JobSettings(name, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, server.transport, server.settings)
+            wanted = JobSettings(
+                name, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, server.transport, server.settings, manifest=True
+            )
             new = NewJob(organization_id, wanted, starts_at if clock is None else clock, server.secrets)
             await create_job(pool, new, now, vault)
+    if with_hosted and _HOSTED_NAME not in known:
+        wanted = JobSettings(
+            _HOSTED_NAME, _FREQUENCY_MINUTES, _RESOLUTION_MINUTES, None, "sftp", HOSTED_JOB, manifest=True
+        )
+        await create_job(pool, NewJob(organization_id, wanted, starts_at if clock is None else clock), now, vault)

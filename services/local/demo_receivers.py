@@ -1,9 +1,11 @@
 """The demo's SFTP and FTPS receivers: their accounts and keys, their processes, and what its jobs say of them."""
 
+import base64
 import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from services.core.webhooks import SECRET_PREFIX
 from services.local.certificates import CertificateFiles
 from services.local.ports import remembered_port
 from services.local.sftp_receiver import ensure_key
@@ -28,6 +30,15 @@ class FileReceiver(NamedTuple):
         """Return what programs are told of it; keys and passwords are in the jobs."""
         shown = {name: value for name, value in self.settings.items() if name != "ca_pem"}
         return {**shown, "folder": str(self.folder)}
+
+
+def ensure_signing_secret(file: Path) -> str:
+    """Return the secret by which the parts to the HTTPS receiver are signed, making it at the first start."""
+    if not file.exists():
+        file.touch(mode=0o600)
+        secret = base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+        file.write_text(f"{SECRET_PREFIX}{secret}\n", encoding="ascii")
+    return file.read_text(encoding="ascii").strip()
 
 
 def file_receivers(data_folder: Path, certificates: CertificateFiles) -> list[FileReceiver]:

@@ -21,6 +21,8 @@ class Endpoints:
     receiver_url: str = ""
     receiver_ca_file: Path = Path()
     receiver_folder: Path = Path()
+    signing_secret_file: Path = Path()
+    """Holds what the parts to the HTTPS receiver are signed by."""
     health: dict[str, str] = field(default_factory=dict)
     topic_prefix: str = ""
     allowed_destinations: str = ""
@@ -28,6 +30,10 @@ class Endpoints:
     """Of SFTP and FTPS: how to reach them, and where what arrives there lies."""
     secret_keys_file: Path | None = None
     export_store_url: str = ""
+    hosted_folder: dict[str, Any] = field(default_factory=dict)
+    api_url: str = ""
+    api_client_file: Path = Path()
+    """Id and secret of a client of the demo organization, for its owner only."""
 
     def content(self) -> dict[str, Any]:
         """Return what the file holds."""
@@ -35,6 +41,7 @@ class Endpoints:
             "supervisor_pid": os.getpid(),
             "kafka": self.kafka,
             "topic_prefix": self.topic_prefix,
+            "api": {"url": self.api_url, "client_file": str(self.api_client_file)},
             "database": self.database,
             "secret_keys_file": None if self.secret_keys_file is None else str(self.secret_keys_file),
             "export_store_url": self.export_store_url,
@@ -43,9 +50,11 @@ class Endpoints:
                     "url": self.receiver_url,
                     "ca_file": str(self.receiver_ca_file),
                     "folder": str(self.receiver_folder),
+                    "signing_secret_file": str(self.signing_secret_file),
                 },
                 **self.file_receivers,
             },
+            "hosted_folder": self.hosted_folder,
             "allowed_destinations": self.allowed_destinations,
             "health": self.health,
         }

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.filesystems import AbstractedFS
 from pyftpdlib.handlers import TLS_FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
@@ -42,13 +43,23 @@ class FtpsReceiver:
     """A server in this process; `serve` blocks until `stop`."""
 
     def __init__(
-        self, folder: Path, user: str, password: str, tls: Tls, *, host: str = LOOPBACK, port: int = 0, rights: str = ""
+        self,
+        folder: Path,
+        user: str,
+        password: str,
+        tls: Tls,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        rights: str = "",
+        files: type[AbstractedFS] = AbstractedFS,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         authorizer = DummyAuthorizer()
         authorizer.add_user(user, password, str(folder), perm=rights or "elradfmw")
         attributes: dict[str, Any] = {
             "authorizer": authorizer,
+            "abstracted_fs": files,
             "certfile": str(tls.certificate),
             "keyfile": str(tls.key),
             "tls_control_required": True,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 from aiohttp import web
 
+from services.core.received_requests import kept_headers
 from services.core.times import iso_seconds
 from services.local.ports import LOOPBACK
 from services.platform.clock import Clock, SystemClock
@@ -64,6 +65,7 @@ class Receiver:
         self._lock = asyncio.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._known = _stored_before(folder / REQUESTS_FILE)
+        _end_the_last_line(folder / REQUESTS_FILE)
 
     def application(self) -> web.Application:
         """Return the web application; `GET /healthz` answers whether it serves."""
@@ -112,6 +114,8 @@ class Receiver:
             "bytes": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             "said": verdict.sentence,
+            # What proves where it is from; nothing that logs in.
+            "headers": kept_headers(headers),
         }
         with (self._folder / REQUESTS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -158,6 +162,15 @@ def _stored_before(requests: Path) -> dict[str, str]:
             if request["status"] == 200:
                 known[request["id"]] = request["sha256"]
     return known
+
+
+def _end_the_last_line(requests: Path) -> None:
+    """End a line that an end cut off, so that the next one is not lost with it."""
+    if requests.exists() and requests.stat().st_size:
+        with requests.open("rb+") as stream:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
 
 
 def _write_durably(file: Path, content: bytes) -> None:

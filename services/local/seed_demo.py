@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -17,8 +16,9 @@ from pydantic import Field
 from services.api.job_store import NO_KEYS
 from services.core.times import floor_to
 from services.local.certificates import ensure_certificates
-from services.local.demo_catalog import ORGANIZATION, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.local.demo_catalog import ORGANIZATION, Destination, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
 from services.local.demo_file_jobs import ensure_file_jobs
+from services.local.demo_hosted import ensure_customer
 from services.local.demo_receivers import FileReceiver
 from services.platform.clock import SystemClock
 from services.platform.errors import MeterpostError, UserError
@@ -39,13 +39,6 @@ class SeedSettings(DatabaseSettings):
     certificate_folder: Path = Field(Path("certificates"), description="Where the demo's certificates are kept.")
 
 
-class Destination(NamedTuple):
-    """The demo's receiver, as its jobs are told of it."""
-
-    url: str
-    ca_pem: str
-
-
 async def seed_demo(
     pool: Pool,
     destination: Destination,
@@ -54,24 +47,28 @@ async def seed_demo(
     replay: timedelta | None,
     now: datetime,
     files: Sequence[FileReceiver] = (),
+    hosted_customer_key: str | None = None,
     vault: Vault = NO_KEYS,
 ) -> bool:
     """Create what is missing of the demo; tell whether its organization was created. Raises Unavailable.
 
     `replay` is how much of the past the simulated fleet sends at the first start; None: there is no fleet. `files` are
-    the receivers of files, whose secrets the vault seals.
+    the receivers of files, whose secrets the vault seals; `hosted_customer_key` is the public key of the customer who
+    fetches from the hosted folder, None: there is none.
     """
-    url, ca_pem = destination
     created = await seed(pool, meters=meters)
     starts_at = floor_to(now - (replay or timedelta()), timedelta(minutes=1))
     is_new = not await has_jobs(pool)
-    await ensure_file_jobs(pool, files, vault, starts_at=starts_at, now=now)
+    if hosted_customer_key is not None:
+        await ensure_customer(pool, hosted_customer_key)
+    with_hosted = hosted_customer_key is not None
+    await ensure_file_jobs(pool, files, vault, with_hosted=with_hosted, starts_at=starts_at, now=now)
     if is_new:
-        await seed_jobs(pool, url=url, ca_pem=ca_pem, starts_at=starts_at, now=now)
+        await seed_jobs(pool, destination, vault, starts_at=starts_at, now=now)
         return created
-    await move_jobs(pool, url=url, ca_pem=ca_pem, now=now)
+    await move_jobs(pool, destination, vault, now=now)
     if replay is not None:
-        await backfill_recent(pool, url=url, ca_pem=ca_pem, now=now)
+        await backfill_recent(pool, destination, vault, now=now)
     return created
 
 

@@ -9,20 +9,23 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import aiohttp
 
+from services.local.api_client import ensure_api_client
 from services.local.background import Background
 from services.local.certificates import CertificateFiles, ensure_certificates
-from services.local.demo_catalog import ORGANIZATION
-from services.local.demo_receivers import FileReceiver, file_receivers
+from services.local.demo_catalog import ORGANIZATION, Destination
+from services.local.demo_hosted import HostedDemo, hosted_demo
+from services.local.demo_receivers import FileReceiver, ensure_signing_secret, file_receivers
 from services.local.endpoints import Endpoints, remove_endpoints
 from services.local.errors import LocalServerError
 from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
-from services.local.ports import remembered_port
+from services.local.ports import LOOPBACK, remembered_port
 from services.local.postgres_server import PostgresServer
-from services.local.seed_demo import Destination, seed_demo
+from services.local.seed_demo import seed_demo
 from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
@@ -54,6 +57,7 @@ class Stack:
     receivers: list[Service] = field(default_factory=list)
     """Those of the services that have no health address: they are the customer's, not ours."""
     pool: Pool | None = None
+    api_url: str = ""
     endpoints: Endpoints | None = None
     background: Background = field(default_factory=Background)
     ending: Event = field(default_factory=Event)
@@ -77,7 +81,7 @@ class Stack:
 
     async def start(self) -> None:
         """Bring everything up. Raises LocalServerError or a MeterpostError that says what to do."""
-        for name in ("logs", "run", "received/https", "received/sftp", "received/ftps"):
+        for name in ("logs", "run", "received/https", "received/sftp", "received/ftps", "received/hosted"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         remove_endpoints(self.folder)
         if self.secret_keys_file is not None:
@@ -93,9 +97,14 @@ class Stack:
         certificates = ensure_certificates(self.folder / "certificates", self.clock.now())
         receiver, url = self._receiver(certificates)
         files = file_receivers(self.folder, certificates)
-        await self._seed(self.pool, url, certificates.authority.read_text(encoding="ascii"), files)
-        self.receivers = [receiver, *(file.service for file in files)]
-        self.services = [*self.receivers, *self._services(kafka, database)]
+        hosted = hosted_demo(self.folder)
+        secret_file = self.folder / "certificates" / "signing-secret"
+        ca_pem = certificates.authority.read_text(encoding="ascii")
+        await self._seed(self.pool, Destination(url, ca_pem, ensure_signing_secret(secret_file)), files, hosted)
+        client_file = await ensure_api_client(self.pool, self.folder / "api-client.json", self.clock.now())
+        self.api_url = f"http://{LOOPBACK}:{remembered_port(self.folder / 'api-port.json', configured=None)}"
+        self.receivers = [receiver, *(file.service for file in files), hosted.customer()]
+        self.services = [*self.receivers, *self._services(kafka, database, hosted)]
         self.say("starting " + ", ".join(service.name for service in self.services))
         for service in self.services:
             service.process.start()
@@ -106,12 +115,16 @@ class Stack:
             receiver_url=url,
             receiver_ca_file=certificates.authority,
             receiver_folder=self.folder / "received" / "https",
+            signing_secret_file=secret_file,
             health={one.name: one.health_address for one in self.services if one not in self.receivers},
             allowed_destinations=self.settings.allowed_destinations,
             file_receivers={file.transport: file.endpoint() for file in files},
             topic_prefix=self.settings.topic_prefix,
             secret_keys_file=self.secret_keys_file,
             export_store_url=self.export_store_url,
+            hosted_folder=hosted.endpoint(),
+            api_url=self.api_url,
+            api_client_file=client_file,
         )
         self.endpoints.write(self.folder)
 
@@ -174,11 +187,12 @@ class Stack:
         finally:
             await admin.stop()
 
-    async def _seed(self, pool: Pool, url: str, ca_pem: str, files: Sequence[FileReceiver]) -> None:
+    async def _seed(self, pool: Pool, to: Destination, files: Sequence[FileReceiver], hosted: HostedDemo) -> None:
         meters = self.settings.meters
         replay = timedelta(hours=self.settings.replay_hours) if self.settings.fleet else None
-        now, to, vault = self.clock.now(), Destination(url, ca_pem), self._vault()
-        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, files=files, vault=vault):
+        now, vault = self.clock.now(), self._vault()
+        more: dict[str, Any] = {"files": files, "hosted_customer_key": hosted.customer_key, "vault": vault}
+        if await seed_demo(pool, to, meters=meters, replay=replay, now=now, **more):
             self.say(f"created the organization {ORGANIZATION} with {meters:,} meters")
 
     def _vault(self) -> Vault:
@@ -198,8 +212,9 @@ class Stack:
         ]
         return Service("receiver-https", arguments, self.folder, {}), f"https://localhost:{port}/meterpost"
 
-    def _services(self, kafka: str, database: str) -> list[Service]:
+    def _services(self, kafka: str, database: str, hosted: HostedDemo) -> list[Service]:
         environment = {
+            **hosted.environment,
             "METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka,
             "METERPOST_DATABASE_URL": database,
             "METERPOST_TOPIC_PREFIX": self.settings.topic_prefix,
@@ -208,14 +223,18 @@ class Stack:
             "METERPOST_REPLAY_HOURS": str(self.settings.replay_hours),
             "METERPOST_ALLOWED_DESTINATIONS": self.settings.allowed_destinations,
             EXPORT_STORE_VARIABLE: self.export_store_url,
+            "METERPOST_API_PORT": self.api_url.rpartition(":")[2],
+            "METERPOST_API_PUBLIC_URL": self.api_url,
         }
         if self.secret_keys_file is not None:
             environment["METERPOST_SECRET_KEYS_FILE"] = str(self.secret_keys_file)
         wanted = {
             "ingest": ["services.ingest"],
             "windowing": ["services.windowing"],
+            "api": ["services.api"],
             **{f"delivery-{name}": ["services.delivery", name] for name in ("https", "sftp", "ftps")},
             "exports": ["services.exports"],
+            "dropbox": ["services.dropbox"],
         }
         if self.settings.fleet:
             wanted["fleet"] = ["services.local.fleet"]

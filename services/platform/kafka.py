@@ -203,6 +203,14 @@ class GroupConsumer:
         offset: int | None = self._consumer.highwater(TopicPartition(*partition))
         return offset
 
+    async def has_fetched_all(self, partition: Partition) -> bool:
+        """Tell whether the partition was read to the end that the last fetch saw.
+
+        What no reader is handed, the marks of a publisher's transactions, counts as read.
+        """
+        end = self.highwater(partition)
+        return end is not None and await self._consumer.position(TopicPartition(*partition)) >= end
+
     async def answers(self) -> bool:
         """Tell whether a broker answers now."""
         try:
@@ -319,10 +327,16 @@ async def acknowledged(futures: Iterable["asyncio.Future[Any]"]) -> None:
         raise Unavailable(f"Kafka did not store a record: {error!r}") from error
 
 
-def arrival_of(record: Record, watermark: datetime | None) -> datetime:
-    """Return when a record arrived: its time as Kafka holds it, made monotone within its partition.
+def stamped_at(timestamp_ms: int) -> datetime:
+    """Return the time of a record as Kafka holds it.
 
-    A publisher with a mad clock (CreateTime) can name any time; those beyond the year 3000 count as that.
+    A publisher with a mad clock (CreateTime) can name any time that has 64 bits, and none at all (-1): those before
+    1970 count as its beginning, those beyond the year 3000 as that.
     """
-    stamped = from_epoch_milliseconds(min(record.timestamp_ms, LATEST_ARRIVAL_MS))
+    return from_epoch_milliseconds(min(max(timestamp_ms, 0), LATEST_ARRIVAL_MS))
+
+
+def arrival_of(record: Record, watermark: datetime | None) -> datetime:
+    """Return when a record arrived: its time as Kafka holds it, made monotone within its partition."""
+    stamped = stamped_at(record.timestamp_ms)
     return stamped if watermark is None or stamped > watermark else watermark

@@ -8,13 +8,12 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from services.core.times import from_epoch_milliseconds
 from services.platform.errors import Unavailable
-from services.platform.kafka import Partition
+from services.platform.kafka import Partition, stamped_at
 
 
 class PartitionEnd(NamedTuple):
-    """What the broker holds of a partition now; `newest_time` is None where it holds nothing."""
+    """What the broker holds of a partition now; `newest_time` is None where its last offset holds no record."""
 
     first_offset: int
     end_offset: int
@@ -36,9 +35,10 @@ async def partition_ends(
             consumer.assign(filled)
             for tp in filled:
                 consumer.seek(tp, end[tp] - 1)
-            while len(newest) < len(filled):
+            # Behind the last record there may be marks of a publisher's transaction, which nobody is handed.
+            while any([tp not in newest and await consumer.position(tp) < end[tp] for tp in filled]):
                 for tp, records in (await consumer.getmany(timeout_ms=200)).items():
-                    newest[tp] = from_epoch_milliseconds(max(record.timestamp for record in records))
+                    newest[tp] = stamped_at(max(record.timestamp for record in records))
     except (KafkaError, OSError, TimeoutError) as error:
         raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
     finally:

@@ -48,6 +48,43 @@ INGEST_WATERMARK = Gauge(
     labelnames=("topic", "partition"),
     registry=REGISTRY,
 )
+_PARTITION = ("topic", "partition")
+INGEST_POSITION = Gauge(
+    "meterpost_ingest_position", "Next offset to store of a partition.", labelnames=_PARTITION, registry=REGISTRY
+)
+INGEST_END = Gauge(
+    "meterpost_ingest_end_offset", "Where the log of a partition ends.", labelnames=_PARTITION, registry=REGISTRY
+)
+INGEST_LAG_RECORDS = Gauge(
+    "meterpost_ingest_lag_records",
+    "Records between the next offset to store and the log's end.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_LAG_SECONDS = Gauge(
+    "meterpost_ingest_lag_seconds",
+    "How much later the log's newest record arrived than the last one stored; 0 where everything is stored.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_EPOCH = Gauge(
+    "meterpost_ingest_epoch",
+    "Number of the present ownership of a partition.",
+    labelnames=_PARTITION,
+    registry=REGISTRY,
+)
+INGEST_OWNER = Gauge(
+    "meterpost_ingest_owner",
+    "1 for each partition that this process owns, with its name.",
+    labelnames=(*_PARTITION, "owner"),
+    registry=REGISTRY,
+)
+INGEST_GAP_RECORDS = Gauge(
+    "meterpost_ingest_gap_records",
+    "Records that the broker removed before they were read: open (ingest waits for an operator) or accepted.",
+    labelnames=(*_PARTITION, "state"),
+    registry=REGISTRY,
+)
 SERVER_WAITS = Counter(
     "meterpost_server_waits",
     "Times a service waited for a server that was away.",
@@ -76,6 +113,18 @@ WINDOWS_HELD = Gauge(
 INGEST_LATE_READINGS = Counter(
     "meterpost_ingest_late_readings",
     "Versions stored that arrived after the cut-off of their window of this resolution, repeats included.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
+MEASUREMENT_PARTITIONS_DROPPED = Counter(
+    "meterpost_measurement_partitions_dropped",
+    "Partitions of closed windows dropped by retention.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
+MEASUREMENT_PARTITIONS_HELD = Gauge(
+    "meterpost_measurement_partitions_held",
+    "Partitions of closed windows that retention would drop if no job needed them for runs that are not delivered.",
     labelnames=("resolution",),
     registry=REGISTRY,
 )
@@ -120,4 +169,60 @@ EXPORT_CHUNK_SECONDS = Histogram(
 )
 EXPORT_FILES_REMOVED = Counter(
     "meterpost_export_files_removed", "Manual exports whose files were removed after their time.", registry=REGISTRY
+)
+DROPBOX_CONNECTIONS = Gauge(
+    "meterpost_dropbox_connections",
+    "Connections to the hosted folder.",
+    labelnames=("state",),
+    registry=REGISTRY,
+)
+DROPBOX_LOGINS = Counter(
+    "meterpost_dropbox_logins",
+    "Logins to the hosted folder, by who and how they ended.",
+    labelnames=("role", "result"),
+    registry=REGISTRY,
+)
+DROPBOX_TURNED_AWAY = Counter(
+    "meterpost_dropbox_turned_away",
+    "Connections to the hosted folder that a limit ended.",
+    labelnames=("limit",),
+    registry=REGISTRY,
+)
+DROPBOX_REFUSED = Counter(
+    "meterpost_dropbox_refused",
+    "Requests of sessions that are not allowed, or not possible.",
+    labelnames=("role", "request"),
+    registry=REGISTRY,
+)
+DROPBOX_DEPOSITED = Counter("meterpost_dropbox_deposited", "Files left in hosted folders.", registry=REGISTRY)
+DROPBOX_FETCHED = Counter(
+    "meterpost_dropbox_fetched", "Files that customers read to their end in hosted folders.", registry=REGISTRY
+)
+DROPBOX_REMOVED = Counter(
+    "meterpost_dropbox_removed", "Files removed from hosted folders.", labelnames=("by",), registry=REGISTRY
+)
+DROPBOX_BYTES = Counter(
+    "meterpost_dropbox_bytes", "Bytes of files written to and read from it.", labelnames=("way",), registry=REGISTRY
+)
+DROPBOX_STORED = Gauge(
+    "meterpost_dropbox_stored_bytes", "Bytes that all files in hosted folders take.", registry=REGISTRY
+)
+DROPBOX_STORED_FILES = Gauge("meterpost_dropbox_stored_files", "Files in all hosted folders.", registry=REGISTRY)
+DROPBOX_RECORDS_LOST = Counter(
+    "meterpost_dropbox_records_lost",
+    "Records that were not kept because the database was away for too long; the log has them.",
+    registry=REGISTRY,
+)
+API_REQUESTS = Counter(
+    "meterpost_api_requests",
+    "Requests answered by the HTTP API, by operation (`none`: there is nothing at that address).",
+    labelnames=("operation", "status"),
+    registry=REGISTRY,
+)
+API_SECONDS = Histogram(
+    "meterpost_api_seconds",
+    "From a request's head to its answer.",
+    labelnames=("operation",),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
 )

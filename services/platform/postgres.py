@@ -109,8 +109,16 @@ async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: fl
 
 
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """Lend a connection inside a transaction; raises Unavailable where waiting and repeating it all may help."""
+async def transaction(pool: Pool | Connection) -> AsyncIterator[Connection]:
+    """Lend a connection inside a transaction; raises Unavailable where waiting and repeating it all may help.
+
+    Given a connection that is inside a transaction, it becomes a part of that one, rolled back alone where it fails.
+    """
+    if not isinstance(pool, asyncpg.Pool):
+        with _translated():
+            async with pool.transaction():
+                yield pool
+        return
     with _translated():
         async with pool.acquire(timeout=10) as connection:
             begun = connection.transaction()

@@ -14,6 +14,7 @@ from services.platform.topics import INGEST_PROGRESS, READING_TOPICS, WINDOWS_CL
 from services.windowing.closer import Closer
 from services.windowing.faust_shell import FaustShell
 from services.windowing.looker import Looker
+from services.windowing.retention import MeasurementKeeper
 from services.windowing.settings import WindowingSettings
 from services.windowing.store import WindowStore
 
@@ -32,6 +33,7 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
     url = settings.database_url.get_secret_value()
     producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
     admin = Admin(settings.kafka_bootstrap_servers)
+    keeping: asyncio.Task[None] | None = None
     try:
         pool = await patience.postgres(
             lambda: connect_pool(
@@ -49,11 +51,14 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
         closer = Closer(settings, store, producer, patience)
         looker = Looker(settings, store, admin, producer, closer, patience)
         health.started()
+        keeping = asyncio.create_task(MeasurementKeeper(pool, settings.keep).run(stopping))
         await Windowing(settings, admin, closer, looker, patience).run()
     except Unavailable:
         # Only a stop ends our patience: there is nothing left to do for this process.
         log.info("stopped_while_waiting")
     finally:
+        if keeping is not None:
+            keeping.cancel()
         await admin.stop()
         await producer.stop()
         pool.terminate()

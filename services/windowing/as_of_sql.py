@@ -10,18 +10,22 @@ VERSION_ORDER = (
 _COLUMNS = "measured_at, meter_id, value, interval_minutes, is_register"
 
 
-def as_of(known: str, in_range: str) -> str:
+def as_of(known: str, in_range: str, *, with_version: bool = False) -> str:
     """Return a SELECT of measured_at, meter_id, value, interval_minutes, is_register.
+
+    With the version: revision, arrived_at and is_newest, too.
 
     The newest version where it is known, else the best of the superseded ones that are. The second part asks for the
     newest version key by key: superseded versions are few.
     """
+    columns = f"{_COLUMNS}, revision, arrived_at" if with_version else _COLUMNS
+    newest, superseded = (", true AS is_newest", ", false") if with_version else ("", "")
     return f"""
-    SELECT {_COLUMNS} FROM reading WHERE {in_range} AND {known}
+    SELECT {columns}{newest} FROM reading WHERE {in_range} AND {known}
     UNION ALL
-    SELECT {_COLUMNS}
+    SELECT {columns}{superseded}
     FROM (
-        SELECT DISTINCT ON (measured_at, meter_id) {_COLUMNS}
+        SELECT DISTINCT ON (measured_at, meter_id) {columns}
         FROM reading_superseded WHERE {in_range} AND {known}
         ORDER BY measured_at, meter_id, {VERSION_ORDER}
     ) AS best

@@ -3,7 +3,16 @@
 Parameters: those of `counting_sql`, and $8 the reading topics.
 """
 
-from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, TO_CUT_OFF, counting
+from services.windowing.counting_sql import (
+    IN_BUCKETS,
+    MANY_WINDOWS,
+    NO_ROWS_SHA256,
+    ONE_WINDOW,
+    ROWS_SHA256,
+    TO_CUT_OFF,
+    Windows,
+    counting,
+)
 
 # Nothing tells the planner how many readings the last minutes hold, nor how few meters send registers, so it must not
 # bet on either: plans are made for the very range, and joins and groups are hashed, in memory for 200,000 readings.
@@ -17,26 +26,28 @@ _PREVIOUS = f"""
     SELECT meter_id, register_value, register_at FROM meter_register
     WHERE resolution_minutes = $1::integer AND {IN_BUCKETS}"""  # noqa: S608 - put together from constants
 
-CLOSE = f"""
+
+def _close(windows: Windows) -> str:
+    return f"""
 WITH known AS MATERIALIZED (
     SELECT revision,
            (SELECT jsonb_object_agg(topic || '/' || partition, next_offset)
             FROM ingest_progress WHERE topic = ANY ($8::text[])) AS offsets
     FROM catalog_revision
-), {counting(IN_TIME, _PREVIOUS)}, inserted AS (
+), {counting(windows, windows.in_time, _PREVIOUS)}, inserted AS (
     INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present,
                              intervals_expected, pulses, energy_wh, volume, flags, register_start, register_start_at,
                              register_end, register_end_at)
     SELECT window_start, meter_id, organization_id, $1::integer, intervals_present, intervals_expected, pulses,
            energy_wh, volume, flags, register_start, register_start_at, register_end, register_end_at
     FROM row
-    ORDER BY window_start, organization_id, meter_id
+    ORDER BY {windows.key}organization_id, meter_id
     RETURNING window_start, meter_id, organization_id, intervals_present, intervals_expected, pulses, energy_wh, volume,
               flags, register_start, register_start_at, register_end, register_end_at
 ), hashed AS (
-    SELECT window_start, meter_id % $4::integer AS bucket, count(*) AS row_count, {ROWS_SHA256} AS sha256
+    SELECT {windows.closed}, meter_id % $4::integer AS bucket, count(*) AS row_count, {ROWS_SHA256} AS sha256
     FROM inserted
-    GROUP BY window_start, meter_id % $4::integer
+    GROUP BY {windows.key}meter_id % $4::integer
 ), told AS (
     INSERT INTO meter_event (resolution_minutes, window_start, organization_id, meter_id, kind, detail)
     SELECT $1::integer, window_start, organization_id, meter_id, kind, detail FROM event
@@ -62,3 +73,8 @@ WITH known AS MATERIALIZED (
 )
 SELECT count(*) AS windows, coalesce(sum(row_count), 0)::bigint AS rows FROM closed
 """  # noqa: S608 - put together from the constants above
+
+
+CLOSE = _close(MANY_WINDOWS)
+CLOSE_ONE = _close(ONE_WINDOW)
+"""For one window: as CLOSE, where $3 is the end of the window that starts at $2."""

@@ -6,6 +6,8 @@ plausible share of a register's modulus per interval (NULL: as windows were clos
 alone, and overlapping intervals twice). `services.core.counting` says the same of one window at a time.
 """
 
+from typing import NamedTuple
+
 from services.windowing.as_of_sql import as_of
 
 WINDOW_START = "date_bin($1::integer * interval '1 minute', measured_at, timestamptz 'epoch')"
@@ -14,19 +16,64 @@ IN_BUCKETS = "($5::integer[] IS NULL OR meter_id % $4::integer = ANY ($5::intege
 IN_RANGE = f"measured_at >= $2::timestamptz AND measured_at < $3::timestamptz AND {IN_BUCKETS}"
 IN_TIME = f"arrived_at <= {WINDOW_START} + {TO_CUT_OFF}"
 
+
+class Windows(NamedTuple):
+    """How SQL says which window a reading is in: one range may hold many windows, or be one."""
+
+    start_of_reading: str
+    """The start of the window that a reading is in."""
+    key: str
+    """What readings, or rows, are grouped and sorted by beside the meter, with its comma."""
+    closed: str
+    """The start of a row's window, as a column `window_start` among what is grouped."""
+    in_time: str
+    """The condition that a version arrived up to its window's cut-off."""
+    configurations: str
+    """Each meter's configurations with `valid_from` and `valid_until`."""
+
+
+_CONFIGURATION_COLUMNS = """units_per_pulse, normalization_factor, calorific_value, register_modulus,
+           greatest($1::integer / cadence_minutes, 1) AS intervals_expected"""
+
+# A configuration holds until the next one of its meter begins; of two that begin at the same instant the one with the
+# lower revision holds for no time at all. A meter without any has rows of pulses without quantities.
+MANY_WINDOWS = Windows(
+    WINDOW_START,
+    "window_start, ",
+    "window_start",
+    IN_TIME,
+    f"""
+    SELECT meter_id, valid_from,
+           lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from, revision) AS valid_until,
+           {_CONFIGURATION_COLUMNS}
+    FROM meter_configuration
+    WHERE revision <= (SELECT revision FROM known) AND {IN_BUCKETS}""",  # noqa: S608 - put together from constants
+)
+# The same where $3 is the end of the window that starts at $2: nothing is computed for each reading that is the same
+# for all, and the configuration in force is the first that a walk through the key finds.
+ONE_WINDOW = Windows(
+    "$2::timestamptz",
+    "",
+    "$2::timestamptz AS window_start",
+    f"arrived_at <= $2::timestamptz + {TO_CUT_OFF}",
+    f"""
+    SELECT DISTINCT ON (meter_id) meter_id, valid_from, 'infinity'::timestamptz AS valid_until,
+           {_CONFIGURATION_COLUMNS}
+    FROM meter_configuration
+    WHERE revision <= (SELECT revision FROM known) AND valid_from <= $2::timestamptz AND {IN_BUCKETS}
+    ORDER BY meter_id DESC, valid_from DESC, revision DESC""",  # noqa: S608 - put together from constants
+)
+
 _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
 
 # intervals_present counts the minutes that readings cover in units of what is expected, rounded down, so it equals
 # intervals_expected exactly when the readings cover the window, whatever their own intervals are.
 #
-# A configuration holds until the next one of its meter begins; of two that begin at the same instant the one with the
-# lower revision holds for no time at all. A meter without any has rows of pulses without quantities.
-#
 # Meters that send pulses alone, of one interval, take the short way: aggregate, join, row. The steps for the others
 # begin with joins to sets that are then empty, at which PostgreSQL stops before it reads anything.
 
 
-def counting(known: str, previous: str) -> str:
+def counting(windows: Windows, known: str, previous: str) -> str:
     """Return the expressions `as_of_cut_off` to `row` and `event`, for a WITH that begins with `known (revision)`.
 
     `known` is the condition under which a version counts. `previous` is a SELECT of meter_id, register_value,
@@ -35,19 +82,13 @@ def counting(known: str, previous: str) -> str:
     return f"""
 as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
 ), counted AS MATERIALIZED (
-    SELECT {WINDOW_START} AS window_start, meter_id, bigint_sum(value) AS total,
+    SELECT {windows.start_of_reading} AS window_start, meter_id, bigint_sum(value) AS total,
            sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
            count(*) FILTER (WHERE is_register) AS registers
     FROM as_of_cut_off
     WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)
-    GROUP BY {WINDOW_START}, meter_id
-), configuration AS NOT MATERIALIZED (
-    SELECT meter_id, valid_from,
-           lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from, revision) AS valid_until,
-           units_per_pulse, normalization_factor, calorific_value, register_modulus,
-           greatest($1::integer / cadence_minutes, 1) AS intervals_expected
-    FROM meter_configuration
-    WHERE revision <= (SELECT revision FROM known) AND {IN_BUCKETS}
+    GROUP BY {windows.key}meter_id
+), configuration AS NOT MATERIALIZED ({windows.configurations}
 ), previous AS MATERIALIZED ({previous}
 ), register_meter AS MATERIALIZED (
     SELECT meter_id FROM counted WHERE registers > 0
@@ -75,7 +116,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
            measured_at + interval_minutes * interval '1 minute' AS at
     FROM (SELECT window_start, meter_id, last_pulses, register_value, register_at, by_register FROM by_kind
           WHERE registers > 0) AS by_kind
-    JOIN as_of_cut_off ON as_of_cut_off.meter_id = by_kind.meter_id AND {WINDOW_START} = window_start
+    JOIN as_of_cut_off ON as_of_cut_off.meter_id = by_kind.meter_id AND {windows.start_of_reading} = window_start
     WHERE interval_minutes <= $1::integer AND is_register
 ), walked AS (
     -- Pulses in between break the chain: the next register is a new base.
@@ -118,15 +159,17 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
                    AS is_inside
         FROM (SELECT window_start, meter_id FROM counted
               WHERE covered_minutes < readings * longest_minutes AND $7::numeric IS NOT NULL) AS mixed
-        JOIN as_of_cut_off ON as_of_cut_off.meter_id = mixed.meter_id AND {WINDOW_START} = window_start
+        JOIN as_of_cut_off ON as_of_cut_off.meter_id = mixed.meter_id AND {windows.start_of_reading} = window_start
         WHERE interval_minutes <= $1::integer AND NOT is_register
     ) AS compared
     WHERE is_inside
     GROUP BY window_start, meter_id
-), pulse_window AS (
-    SELECT window_start, meter_id, total, covered_minutes, 0 AS flags
+), plain_window AS NOT MATERIALIZED (
+    SELECT window_start, meter_id, total, covered_minutes, covered_minutes < readings * longest_minutes AS is_mixed
     FROM counted
     WHERE NOT EXISTS (SELECT FROM register_meter WHERE register_meter.meter_id = counted.meter_id)
+), pulse_window AS (
+    SELECT window_start, meter_id, total, covered_minutes, 0 AS flags FROM plain_window WHERE is_mixed
     UNION ALL
     SELECT window_start, meter_id, total - coalesce(register_total, 0), covered_minutes - coalesce(register_minutes, 0),
            CASE WHEN registers = 0 THEN 0 ELSE 8 END
@@ -138,10 +181,14 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     ) AS beside USING (window_start, meter_id)
     WHERE NOT by_register
 ), content AS (
+    SELECT window_start, meter_id, total AS pulses, covered_minutes, 0 AS flags, NULL::bigint AS register_start,
+           NULL::timestamptz AS register_start_at, NULL::bigint AS register_end, NULL::timestamptz AS register_end_at
+    FROM plain_window
+    WHERE NOT is_mixed
+    UNION ALL
     SELECT window_start, meter_id, (total - coalesce(overlap.pulses, 0))::bigint AS pulses,
            covered_minutes - coalesce(overlap.minutes, 0) AS covered_minutes,
-           flags | CASE WHEN overlap.pulses IS NULL THEN 0 ELSE 8 END AS flags, NULL::bigint AS register_start,
-           NULL::timestamptz AS register_start_at, NULL::bigint AS register_end, NULL::timestamptz AS register_end_at
+           flags | CASE WHEN overlap.pulses IS NULL THEN 0 ELSE 8 END, NULL, NULL, NULL, NULL
     FROM pulse_window LEFT JOIN overlap USING (window_start, meter_id)
     UNION ALL
     SELECT window_start, meter_id, pulses, register_window.covered_minutes,

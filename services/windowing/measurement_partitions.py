@@ -1,10 +1,13 @@
 """How the closed windows are cut by time: the fine resolutions by day, the coarse ones by month (UTC)."""
 
-from datetime import datetime, timedelta
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 from services.platform.partitions import TimePartition
 
 _BY_DAY = (1, 5)
+_NAME = re.compile(r"measurement_(\d+)m_(\d{4})(\d{2})(\d{2})?")
 
 
 def partition_of(resolution_minutes: int, window_start: datetime) -> TimePartition:
@@ -16,3 +19,14 @@ def partition_of(resolution_minutes: int, window_start: datetime) -> TimePartiti
     month = day.replace(day=1)
     following = (month + timedelta(days=31)).replace(day=1)
     return TimePartition(parent, f"{parent}_{month:%Y%m}", month, following)
+
+
+def partitions_named(names: Iterable[str]) -> list[TimePartition]:
+    """Return the partitions that have these names, in the order of time; names that are not ours are left out."""
+    found = []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is not None:
+            start = datetime(int(match[2]), int(match[3]), int(match[4] or 1), tzinfo=UTC)
+            found.append(partition_of(int(match[1]), start))
+    return sorted(found, key=lambda part: part.start)

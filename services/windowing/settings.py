@@ -6,7 +6,7 @@ from decimal import Decimal
 from pydantic import Field
 
 from services.core.registers import DEFAULT_LARGEST_SHARE
-from services.core.windows import DEFAULT_GRACE
+from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES
 from services.platform.settings import ServiceSettings
 
 
@@ -26,7 +26,7 @@ class WindowingSettings(ServiceSettings):
         description="Shares of the meters that close on their own; fixed once windows have been closed.",
     )
     look_every_seconds: float = Field(
-        2.0, gt=0, le=30, description="Look for due windows at least so often, whatever is heard from ingest."
+        0.5, gt=0, le=30, description="Look for due windows at least so often, whatever is heard from ingest."
     )
     repeat_after_seconds: float = Field(
         5.0, gt=0, le=600, description="Announce due windows again when nobody has closed any of them for so long."
@@ -46,6 +46,27 @@ class WindowingSettings(ServiceSettings):
         description="A register that falls has rolled over if that means at most so much of its modulus per interval; "
         "never more than half of it in all. Else it was reset.",
     )
+
+    measurement_days_1m: int = Field(
+        92, ge=0, le=36_500, description="Closed windows of 1 minute are kept for so many days; 0: for ever."
+    )
+    measurement_days_5m: int = Field(184, ge=0, le=36_500, description="As measurement_days_1m, for 5 minutes.")
+    measurement_days_15m: int = Field(0, ge=0, le=36_500, description="As measurement_days_1m, for 15 minutes.")
+    measurement_days_60m: int = Field(0, ge=0, le=36_500, description="As measurement_days_1m, for 60 minutes.")
+
+    @property
+    def keep(self) -> dict[int, timedelta | None]:
+        """For how long closed windows are kept, by resolution; None: for ever."""
+        days = (
+            self.measurement_days_1m,
+            self.measurement_days_5m,
+            self.measurement_days_15m,
+            self.measurement_days_60m,
+        )
+        return {
+            resolution: timedelta(days=count) if count else None
+            for resolution, count in zip(RESOLUTIONS_MINUTES, days, strict=True)
+        }
 
     @property
     def grace(self) -> timedelta:

@@ -18,7 +18,7 @@ from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 from services.platform.topics import READINGS_LOGGER
 from services.windowing.announcements import BucketKey
-from services.windowing.closing_sql import CLOSE, PLAN_FOR_THE_RANGE
+from services.windowing.closing_sql import CLOSE, CLOSE_ONE, PLAN_FOR_THE_RANGE
 from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces
 from services.windowing.measurement_partitions import partition_of
 from services.windowing.settings import WindowingSettings
@@ -58,6 +58,11 @@ _READING_AFTER = """
     SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 ORDER BY measured_at OFFSET $3 LIMIT 1
 """
 # A superseded version may be the one that counts, and its interval may differ from the newest version's.
+_HAS_READINGS = """
+    SELECT EXISTS (SELECT FROM reading WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3)
+        OR EXISTS (SELECT FROM reading_superseded
+                   WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3)
+"""
 _DAYS_WITH_READINGS = """
     SELECT DISTINCT date_trunc('day', measured_at, 'UTC') AS day FROM (
         SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 AND interval_minutes <= $3
@@ -258,8 +263,9 @@ class WindowStore:
     ) -> tuple[int, int]:
         if chunk.start >= chunk.end:
             return 0, 0
+        is_one = chunk.end - chunk.start == timedelta(minutes=resolution)
         row = await connection.fetchrow(
-            CLOSE,
+            CLOSE_ONE if is_one else CLOSE,
             resolution,
             chunk.start,
             chunk.end,
@@ -343,6 +349,9 @@ class WindowStore:
         async with transaction(self._pool) as connection:
             if is_forced:  # a reading may still come
                 needed = {first, last}
+            elif first == last:  # to look for one reading is to look at few
+                is_needed = await connection.fetchval(_HAS_READINGS, chunk.start, chunk.end, resolution)
+                needed = {first} if is_needed else set()
             else:
                 days = await connection.fetch(_DAYS_WITH_READINGS, chunk.start, chunk.end, resolution)
                 needed = {partition_of(resolution, row["day"]) for row in days}

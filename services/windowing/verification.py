@@ -17,12 +17,17 @@ from services.windowing.verify_sql import (
     BOUNDS,
     CLOSED_TOGETHER,
     COUNT_CLOSED,
+    DROPPED_UNTIL,
     NEXT_TIME,
+    READING_AFTER,
     VERIFY,
     WITHOUT_PROOF,
 )
 
 _SPAN = timedelta(hours=1)
+_LONGEST = timedelta(days=7)
+_READINGS = 50_000
+"""A stretch is an hour; where readings are sparse, it is as long as it holds about so many."""
 _SOURCES = ((READINGS_BRIDGE, SourceTopic.BRIDGE), (READINGS_LOGGER, SourceTopic.LOGGER))
 
 
@@ -48,6 +53,8 @@ class Step(NamedTuple):
     rows: int
     unverifiable: int
     """Windows whose readings are no longer kept."""
+    dropped: int
+    """Windows whose rows were dropped by retention. Their proofs are still there."""
     differences: list[Difference]
     """The first of them, at most as many as were wanted."""
     difference_count: int
@@ -58,13 +65,14 @@ class _Bounds(NamedTuple):
     closed_until: datetime
     waited: timedelta | None
     buckets: int
+    dropped_until: datetime | None
     readings_from: datetime | None
 
 
 async def verify(
     pool: Pool, resolution_minutes: int, start: datetime, end: datetime, tell_at_most: int
 ) -> AsyncIterator[Step]:
-    """Verify the closed windows that start in [start, end), the oldest first, about an hour of them at a time.
+    """Verify the closed windows that start in [start, end), the oldest first, an hour of them or more at a time.
 
     Nothing is written. Raises UserError where nothing has been closed, Unavailable while PostgreSQL is away.
     """
@@ -75,14 +83,34 @@ async def verify(
     bounds = _Bounds(*row)
     resolution = timedelta(minutes=resolution_minutes)
     start, end = max(floor_to(start, resolution), bounds.opened_at), min(end, bounds.closed_until)
+    if bounds.dropped_until is not None and start < bounds.dropped_until:
+        kept_from = min(bounds.dropped_until, end)
+        async with transaction(pool) as connection:
+            yield await _dropped(connection, resolution_minutes, start, kept_from)
+        start = kept_from
     while start < end:
         async with transaction(pool) as connection:
             found: datetime | None = await connection.fetchval(NEXT_TIME, resolution_minutes, start, end)
             if found is None:
                 return
             begins = max(floor_to(found, resolution), start)
-            start = min(floor_to(begins, _SPAN) + _SPAN, end)
+            limit = end
+            if bounds.readings_from is not None and begins < bounds.readings_from:
+                limit = min(end, bounds.readings_from)  # on either side of it all windows are alike
+            start = await _stretch_end(connection, begins, limit)
             yield await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
+
+
+async def _stretch_end(connection: Connection, start: datetime, end: datetime) -> datetime:
+    hour = floor_to(start, _SPAN)
+    latest = min(hour + _LONGEST, end)
+    beyond: datetime | None = await connection.fetchval(READING_AFTER, start, latest, _READINGS)
+    return latest if beyond is None else min(max(floor_to(beyond, _SPAN), hour + _SPAN), end)
+
+
+async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:
+    count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
+    return Step(end, 0, 0, 0, count, [], 0)
 
 
 async def _verify_stretch(
@@ -90,7 +118,7 @@ async def _verify_stretch(
 ) -> Step:
     if bounds.readings_from is None or start < bounds.readings_from:
         count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
-        return Step(end, 0, 0, count, [], 0)
+        return Step(end, 0, 0, count, 0, [], 0)
     await connection.execute(PLAN_FOR_THE_RANGE)
     closings = await connection.fetch(CLOSED_TOGETHER, resolution, start, end)
     told: list[Difference] = []
@@ -127,9 +155,12 @@ async def _verify_stretch(
             if row["what"] is not None
         ]
     missing = await _without_proof(connection, resolution, start, end, bounds)
+    dropped_until: datetime | None = await connection.fetchval(DROPPED_UNTIL, resolution)
+    if dropped_until is not None and start < dropped_until:
+        return await _dropped(connection, resolution, start, end)  # while we looked
     starts.update(one.window_start for one in missing)
     told = sorted(told + missing, key=lambda one: (one.window_start, one.meter_id or 0, one.what))[:tell_at_most]
-    return Step(end, len(starts), rows, 0, told, count + len(missing))
+    return Step(end, len(starts), rows, 0, 0, told, count + len(missing))
 
 
 async def _without_proof(

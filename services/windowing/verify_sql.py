@@ -4,7 +4,15 @@ They count by the very expressions that closing uses. What was known when a wind
 cut-off and lay before the offsets that are recorded with it.
 """
 
-from services.windowing.counting_sql import IN_BUCKETS, IN_TIME, NO_ROWS_SHA256, ROWS_SHA256, WINDOW_START, counting
+from services.windowing.counting_sql import (
+    IN_BUCKETS,
+    IN_TIME,
+    MANY_WINDOWS,
+    NO_ROWS_SHA256,
+    ROWS_SHA256,
+    WINDOW_START,
+    counting,
+)
 
 # Parameters: $1 resolution, $2 and $3 the range of window starts. Windows that were closed in one go, with everything
 # recorded alike, are verified in one go.
@@ -31,7 +39,8 @@ _NOT_FORCED_OUT = f"""NOT EXISTS (
       AND NOT was_stored(forced.stored_before, source_topic, source_partition, source_offset))"""
 
 # Where registers stood before $2: the latest row of registers, unless the meter began anew or went over to pulses
-# later. Where retention has dropped what came before, the first row's own word for its beginning has to do.
+# later. Where retention has dropped what came before, the first row's own word for its beginning has to do; an event
+# from before then is no better, because rows followed it that are gone.
 _PREVIOUS = f"""
     SELECT meter_id, register_value, register_at
     FROM (SELECT meter_id FROM meter_register WHERE resolution_minutes = $1::integer AND {IN_BUCKETS}) AS sender
@@ -51,7 +60,8 @@ _PREVIOUS = f"""
                AND kind IN ('registers_begin', 'pulses_begin') AND window_start < $2::timestamptz
              ORDER BY window_start DESC LIMIT 1)
             UNION ALL
-            (SELECT '-infinity', 0, register_start, register_start_at
+            (SELECT coalesce((SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1::integer),
+                             '-infinity'), 0, register_start, register_start_at
              FROM measurement
              WHERE resolution_minutes = $1::integer AND meter_id = sender.meter_id AND register_end IS NOT NULL
                AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
@@ -83,7 +93,7 @@ def _tuple(alias: str) -> str:
 # recorded to be compared.
 VERIFY = f"""
 WITH known AS MATERIALIZED (SELECT $9::bigint AS revision),
-{counting(f"{IN_TIME} AND {_IN_OFFSETS}", _PREVIOUS)}, wanted AS MATERIALIZED (
+{counting(MANY_WINDOWS, f"{IN_TIME} AND {_IN_OFFSETS}", _PREVIOUS)}, wanted AS MATERIALIZED (
     SELECT * FROM row WHERE window_start = ANY ($10::timestamptz[])
 ), wanted_event AS MATERIALIZED (
     SELECT * FROM event WHERE window_start = ANY ($10::timestamptz[])
@@ -156,9 +166,16 @@ SELECT opened_at,
        (SELECT cut_off - window_start FROM window_closing WHERE resolution_minutes = $1
         ORDER BY window_start DESC LIMIT 1) AS waited,
        (SELECT count(*) FROM window_frontier WHERE resolution_minutes = $1) AS buckets,
+       (SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1) AS dropped_until,
        (SELECT min((regexp_match(pg_get_expr(relpartbound, oid), 'FROM \\(''([^'']+)''\\)'))[1]::timestamptz)
         FROM pg_class JOIN pg_inherits ON inhrelid = oid WHERE inhparent = 'reading'::regclass) AS readings_from
 FROM window_closed WHERE resolution_minutes = $1
+"""
+
+DROPPED_UNTIL = "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1"
+
+READING_AFTER = """
+SELECT measured_at FROM reading WHERE measured_at >= $1 AND measured_at < $2 ORDER BY measured_at OFFSET $3 LIMIT 1
 """
 
 COUNT_CLOSED = """
@@ -171,7 +188,7 @@ WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
 # there when it was forced) and by the catalog as it is now.
 WITHOUT_PROOF = f"""
 WITH known AS MATERIALIZED (SELECT revision FROM catalog_revision),
-{counting(f"{IN_TIME} AND {_NOT_FORCED_OUT}", _PREVIOUS)}
+{counting(MANY_WINDOWS, f"{IN_TIME} AND {_NOT_FORCED_OUT}", _PREVIOUS)}
 SELECT window_start, bucket, count(wanted) AS expected, count(found) AS found,
        (array_agg(DISTINCT meter_id))[1:5] AS first_meters
 FROM (

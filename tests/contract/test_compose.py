@@ -9,9 +9,11 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic_settings import BaseSettings
 
+from services.api.settings import ApiSettings
 from services.cli.places import DATABASE_VARIABLE, KAFKA_VARIABLE, TOPIC_PREFIX_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
+from services.dropbox.settings import DropboxSettings
 from services.exports.settings import ExportsSettings
 from services.ingest.settings import IngestSettings
 from services.local.fleet import FleetSettings
@@ -25,12 +27,14 @@ SCHEMA = json.loads((REPOSITORY / "tests" / "data" / "compose-spec.schema.json")
 COMPOSE = read_compose()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-ONE_SHOT = {"migrate", "seed", "cli"}
+ONE_SHOT = {"migrate", "seed", "cli", "dropbox-keys"}
 SETTINGS: dict[str, type[BaseSettings]] = {
+    "services.api": ApiSettings,
     "services.ingest": IngestSettings,
     "services.windowing": WindowingSettings,
     "services.delivery": DeliverySettings,
     "services.exports": ExportsSettings,
+    "services.dropbox": DropboxSettings,
     "services.local.fleet": FleetSettings,
     "services.local.seed_demo": SeedSettings,
 }
@@ -89,7 +93,8 @@ def test_every_variable_is_a_setting_of_what_it_is_given_to(name: str) -> None:
 def test_every_variable_of_the_image_is_a_setting_of_every_service() -> None:
     ours = {_field(key) for key in image_environment() if key.startswith(ENVIRONMENT_PREFIX)}
     assert ours == {"health_host", "health_port"}
-    for settings in (IngestSettings, WindowingSettings, DeliverySettings, ExportsSettings, FleetSettings):
+    services = (ApiSettings, IngestSettings, WindowingSettings, DeliverySettings, DropboxSettings, ExportsSettings)
+    for settings in (*services, FleetSettings):
         assert ours <= set(settings.model_fields)
 
 
@@ -153,6 +158,17 @@ def test_the_receiver_listens_where_the_jobs_send() -> None:
     url = SERVICES["seed"]["environment"]["METERPOST_RECEIVER_URL"]
     (port,) = [word[7:] for word in SERVICES["receiver-https"]["command"] if word.startswith("--port=")]
     assert url.startswith(f"https://receiver-https:{port}/")
+
+
+def test_delivery_finds_the_hosted_folder_and_both_sides_the_keys() -> None:
+    delivery, dropbox = SERVICES["delivery-sftp"]["environment"], SERVICES["dropbox"]["environment"]
+    assert SERVICES[delivery["METERPOST_DROPBOX_HOST"]] is SERVICES["dropbox"]
+    assert delivery["METERPOST_DROPBOX_PORT"] == dropbox["METERPOST_DROPBOX_LISTEN_PORT"]
+    made = dict(word[2:].split("=") for word in SERVICES["dropbox-keys"]["command"] if word.startswith("--"))
+    assert made["folder"] == dropbox["METERPOST_DROPBOX_FOLDER"]
+    assert made["key-file"] == delivery["METERPOST_DROPBOX_KEY_FILE"]
+    assert made["key-file"] + ".pub" == dropbox["METERPOST_DROPBOX_DEPOSITOR_KEYS_FILE"]
+    assert made["host-keys-file"] == delivery["METERPOST_DROPBOX_HOST_KEYS_FILE"]
 
 
 def test_every_volume_is_used_where_the_image_has_its_folder() -> None:

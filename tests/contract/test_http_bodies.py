@@ -1,4 +1,4 @@
-"""The bodies that we post beside the measurements: structs, JSON Schemas and examples say the same."""
+"""The bodies that we post: structs, JSON Schemas and examples say the same."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,15 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from services.core import manifest
+from services.core import manifest, part_content
 from services.delivery.notices import Notice
 
 HTTP = Path(__file__).parents[2] / "schemas" / "http"
-STRUCTS: dict[str, type[msgspec.Struct]] = {"manifest.v1": manifest.Manifest, "job-state.v1": Notice}
+STRUCTS: dict[str, type[msgspec.Struct]] = {
+    "manifest.v1": manifest.Manifest,
+    "measurements.v1": part_content.Measurements,
+    "job-state.v1": Notice,
+}
 EXAMPLES = sorted((HTTP / "examples").glob("*.json"))
 
 
@@ -33,7 +37,8 @@ def test_struct_and_schema_have_the_same_fields(name: str) -> None:
     assert schema["title"] == STRUCTS[name].__name__
     assert_same_fields(STRUCTS[name], schema)
     for part, definition in schema.get("$defs", {}).items():
-        assert_same_fields(getattr(manifest, part), definition)
+        if definition["type"] == "object":
+            assert_same_fields(getattr(part_content, part, None) or getattr(manifest, part), definition)
 
 
 def test_every_body_has_an_example() -> None:
@@ -48,3 +53,8 @@ def test_examples_are_valid_and_survive_the_struct(example: Path) -> None:
     validator.validate(json.loads(content))
     decoded = msgspec.json.decode(content, type=STRUCTS[name])
     assert json.loads(msgspec.json.encode(decoded)) == json.loads(content)
+
+
+def test_the_kit_takes_the_example_of_measurements() -> None:
+    body = (HTTP / "examples" / "measurements.v1.three.json").read_bytes()
+    assert part_content.read_content(".json", body).row_count == 3

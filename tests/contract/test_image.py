@@ -27,8 +27,10 @@ from tests.support.compose import (
 CHECKS = [
     ["-m", "services.ingest", "--check-config"],
     ["-m", "services.windowing", "--check-config"],
+    ["-m", "services.api", "--check-config"],
     *(["-m", "services.delivery", name, "--check-config"] for name in ("https", "sftp", "ftps")),
     ["-m", "services.exports", "--check-config"],
+    ["-m", "services.dropbox", "--check-config"],
     ["-m", "services.local.fleet", "--check-config"],
     ["-m", "services.local.seed_demo", "--check-config"],
     ["-m", "services.local.https_receiver", "--help"],

@@ -1,5 +1,6 @@
 """What `make run` starts: the first delivery, a second start, crashes, a second instance, and refusals."""
 
+import json
 import os
 import signal
 import stat
@@ -7,11 +8,14 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import asyncpg
 import pytest
 
 from services.local.identity import noted_process
+from tests.support.command import Meterpost
 from tests.support.demo import Demo, demo_environment, demo_in, run_to_its_end, still_alive
 from tests.support.polling import eventually
 
@@ -40,6 +44,10 @@ def csv_files(folder: Path) -> list[Path]:
     return list(folder.glob("[0-9]*.csv"))
 
 
+def manifests(folder: Path) -> list[Path]:
+    return list(folder.rglob("*_manifest.json"))
+
+
 def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everything(demo: Demo) -> None:
     demo.ensure_up()
     up_at = time.monotonic()
@@ -59,10 +67,35 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
         there = endpoints["receivers"][name]
         assert (there["user"], "secrets" in there) == ("demo", False)
         eventually(partial(csv_files, Path(there["folder"])), 30, because="files arrive")
+    hosted = endpoints["hosted_folder"]
+    eventually(partial(csv_files, Path(hosted["folder"])), 30, because="a customer fetches from the hosted folder")
     words = ("readings stored: ", "lag ", "windows closed: ", "parts delivered: ", "readings refused: ")
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]
     assert not demo.said(password)
+    client_file = Path(endpoints["api"]["client_file"])
+    assert demo.said(endpoints["api"]["url"], str(client_file))
+    assert stat.S_IMODE(client_file.stat().st_mode) == 0o600
+    form = urlencode({"grant_type": "client_credentials", **json.loads(client_file.read_bytes())})
+    token_url = endpoints["api"]["url"] + "/oauth/token"
+    with urlopen(token_url, data=form.encode(), timeout=10) as answer:  # noqa: S310 - the demo's own address
+        assert json.load(answer)["scope"] == "viewer admin exporter"
+
+
+def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: Path) -> None:
+    demo.ensure_up()
+    receivers = demo.endpoints()["receivers"]
+    for name in ("https", "sftp", "ftps", "hosted"):
+        folder = demo.folder / "received" / name
+        eventually(partial(manifests, folder), 60, because="a run is complete")
+    secret = f"signing_secret=file:{receivers['https']['signing_secret_file']}"
+    kit = Meterpost(tmp_path, {})
+    outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
+    found = outcome.json
+    assert (outcome.code, found["difference_count"]) == (0, 0), found["findings"]
+    assert len(found["jobs"]) >= 4
+    assert all(job["manifests"] for job in found["jobs"])
+    assert found["signatures_checked"] == found["requests_checked"] > 0
 
 
 def test_the_same_data_folder_twice_is_refused(demo: Demo) -> None:

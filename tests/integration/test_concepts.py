@@ -137,12 +137,14 @@ def test_the_commands_of_the_page_answer_with_its_late_readings_and_rows(
     [block] = re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
     commands = [line.split()[1:] for line in block.splitlines()]
     assert [command[:2] for command in commands] == [
-        ["windows", "show"], ["windows", "completeness"], ["late", "list"], ["late", "export"],
+        ["windows", "show"], ["windows", "completeness"], ["readings", "as-of"], ["late", "list"], ["late", "export"],
     ]  # fmt: skip
-    show, _completeness, late, export = ([*command, "--json"] for command in commands)
-    for command in commands[:3]:
+    show, _completeness, as_of, late, export = ([*command, "--json"] for command in commands)
+    for command in commands[:4]:
         meterpost.ok(*command)
     assert json.loads(meterpost.ok(*show))["arithmetic"][0] == "42 + 40 + 44 + 41 = 167 pulses"
+    # At the window's cut-off that is what it holds.
+    assert sum(one["value"] for one in json.loads(meterpost.ok(*as_of))["readings"]) == 167
     listed = {
         (one["meter_id"], one["measured_at"], one["arrived_at"]): (
             str(timedelta(seconds=one["late_by_seconds"])),

@@ -1,14 +1,17 @@
 """Days of readings are made ahead and dropped by the clock of arrivals, on a real PostgreSQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import numpy as np
 import pytest
+import structlog
 
 from services.core.columns import Columns
 from services.core.readings import ReadingVersion
+from services.ingest import day_partitions as day_partitions_module
 from services.ingest.batch import Advance, Batch, Position
 from services.ingest.day_partitions import DayKeeper, day_partitions
 from services.ingest.store import IngestStore
@@ -16,6 +19,7 @@ from services.ingest.write_plan import WritePlan, encode_plan, merge_everything
 from services.platform.errors import Unavailable
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Pool, connect_pool, transaction
+from tests.support.polling import eventually_async
 
 TOPIC = "readings.logger"
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
@@ -99,7 +103,7 @@ async def test_dropping_never_waits_long_and_is_tried_again(pool: Pool, database
 @pytest.mark.parametrize("is_new", [True, False], ids=["by COPY", "by the merge"])
 async def test_a_reading_for_a_day_that_was_dropped_gets_a_new_one(pool: Pool, is_new: bool) -> None:
     store = IngestStore(pool)
-    position = (await store.claim([(TOPIC, 0)], "me"))[TOPIC, 0]
+    position = (await store.claim({(TOPIC, 0): 0}, "me"))[TOPIC, 0]
     for round_ in range(2):
         version = ReadingVersion(NOW, NOW, round_, position.next_offset, 1, 0, 0, 0, 1, 1, False)
         versions = Columns.of_versions([version])
@@ -111,3 +115,23 @@ async def test_a_reading_for_a_day_that_was_dropped_gets_a_new_one(pool: Pool, i
         assert await pool.fetchval("SELECT array_agg(value) FROM reading") == [round_]
         position = after
         await pool.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+
+
+async def test_days_are_kept_again_once_the_database_is_mended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a table's name or a right was taken away: keeping the days must not end for good."""
+    monkeypatch.setattr(day_partitions_module, "AGAIN_SECONDS", 0.05)
+    await some_days(pool)
+    await pool.execute("ALTER TABLE window_closed RENAME TO not_here")
+    stopping = asyncio.Event()
+    with structlog.testing.capture_logs() as events:
+        keeping = asyncio.create_task(DayKeeper(pool, [TOPIC], KEEP).run(stopping))
+        await eventually_async(lambda: keeping.done() or len(events) > 1, 10, because="it says what is wrong")
+    assert {event["event"] for event in events} == {"days_not_kept"}
+    await pool.execute("ALTER TABLE not_here RENAME TO window_closed")
+
+    async def is_made() -> bool:
+        return "20261122" in await days_of(pool, "reading")
+
+    await eventually_async(is_made, 10, because="the days are made ahead")
+    stopping.set()
+    await keeping

@@ -15,6 +15,7 @@ from services.api.job_queries import find_job
 from services.api.job_store import resume_job
 from services.core.messages import WindowsClosed, encode
 from services.core.retry import Answer, Verdict
+from services.delivery.interval_counts import Intervals
 from services.delivery.job_store import JobStore, Release
 from services.delivery.run_store import Attempt, RunStore
 from services.local.kafka_server import KafkaServer
@@ -396,7 +397,7 @@ async def test_a_zombies_result_is_refused(exports: Exports, to: dict[str, Any])
         delivered = Attempt(later, later, Answer(Verdict.DELIVERED, "http_200", ""), None)
         for write in (
             lambda: runs.record(zombie, run, part, delivered),
-            lambda: runs.freeze(zombie, run, [], later),
+            lambda: runs.freeze(zombie, run, [], Intervals(0, 0, 0), later),
             lambda: jobs.stop(zombie, later, "http_401", ""),
             lambda: jobs.load(zombie),
         ):

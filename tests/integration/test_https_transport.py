@@ -17,6 +17,7 @@ from services.delivery.transports.https import HttpsTransport
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
 from services.platform.outbound import Outbound, parse_networks
+from tests.support.polling import eventually_async
 from tests.support.receiver import (
     Answering,
     Authority,
@@ -137,8 +138,9 @@ async def test_retry_after_in_seconds_and_as_a_date(
         transport, receiver, authority, status(503, headers={"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"})
     )
     assert past.retry_after == timedelta()
-    nonsense = await answer_to(transport, receiver, authority, status(503, headers={"Retry-After": "soon"}))
-    assert nonsense.retry_after is None
+    for nonsense in ("soon", "-1", "1e9", "9" * 40, "Fri, 1 Jan 99999999999999 12:00:00 GMT"):
+        answer = await answer_to(transport, receiver, authority, status(503, headers={"Retry-After": nonsense}))
+        assert (answer.verdict, answer.retry_after) == (Verdict.RETRY, None)
 
 
 async def test_the_receivers_words_are_shortened_and_printable(
@@ -199,6 +201,24 @@ async def test_the_status_is_the_answer_however_long_the_body_takes(
     answer = await answer_to(transport, receiver, authority, answering(code))
     assert answer[:2] == (verdict, f"http_{code}")
     assert time.monotonic() - begun < 5
+    await transport.aclose()
+
+
+async def test_a_status_that_comes_at_the_last_moment_is_the_answer(
+    receiver: ScriptedReceiver, authority: Authority
+) -> None:
+    """The time for its words is what is left, so that a part that was taken is not sent again."""
+    deadlines = Deadlines(timedelta(seconds=1), timedelta(seconds=4), words=timedelta(seconds=4))
+    transport = HttpsTransport(Means(deadlines, SystemClock(), LOOPBACK_ALLOWED))
+    begun = time.monotonic()
+
+    async def late(receiver: ScriptedReceiver, request: web.Request) -> web.StreamResponse:
+        await eventually_async(lambda: time.monotonic() - begun > 2.8)
+        return await hang_after_headers(200)(receiver, request)
+
+    answer = await answer_to(transport, receiver, authority, late)
+    assert answer[:2] == (Verdict.DELIVERED, "http_200")
+    assert time.monotonic() - begun < 4
     await transport.aclose()
 
 

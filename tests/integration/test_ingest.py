@@ -229,8 +229,8 @@ async def test_the_epoch_refuses_an_owner_of_the_past(database_url: str) -> None
     pool = await connect_pool(database_url, max_size=2)
     try:
         store = IngestStore(pool)
-        old = (await store.claim([("readings.logger", 0)], "old"))["readings.logger", 0]
-        new = (await store.claim([("readings.logger", 0)], "new"))["readings.logger", 0]
+        old = (await store.claim({("readings.logger", 0): 0}, "old"))["readings.logger", 0]
+        new = (await store.claim({("readings.logger", 0): 0}, "new"))["readings.logger", 0]
         with pytest.raises(Superseded):
             await store.store(*await one_reading_from(old))
         await store.store(*await one_reading_from(new))
@@ -246,7 +246,7 @@ async def test_a_frozen_owner_cannot_hold_its_partition_for_ever(database_url: s
     pool = await connect_pool(database_url, max_size=3)
     try:
         store = IngestStore(pool, zombie_after=timedelta(milliseconds=300))
-        await store.claim([("readings.logger", 0)], "old")
+        await store.claim({("readings.logger", 0): 0}, "old")
         frozen = asyncio.Event()
 
         async def one_piece_and_then_silence() -> AsyncIterator[bytes]:
@@ -264,7 +264,7 @@ async def test_a_frozen_owner_cannot_hold_its_partition_for_ever(database_url: s
 
         async def taken_over() -> bool:
             try:
-                return bool(await store.claim([("readings.logger", 0)], "new"))
+                return bool(await store.claim({("readings.logger", 0): 0}, "new"))
             except Unavailable:
                 return False
 
@@ -282,7 +282,7 @@ async def test_a_reading_wrongly_taken_for_new_is_merged_after_all(database_url:
     pool = await connect_pool(database_url, max_size=2)
     try:
         store = IngestStore(pool)
-        position = (await store.claim([("readings.logger", 0)], "me"))["readings.logger", 0]
+        position = (await store.claim({("readings.logger", 0): 0}, "me"))["readings.logger", 0]
         batch, plan = await one_reading_from(position)
         await store.store(batch, plan)
         [move] = batch.advances

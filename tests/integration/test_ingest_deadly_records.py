@@ -1,13 +1,22 @@
 """Records that kill whoever judges them: found by processes of their own, set aside, and nothing else is lost."""
 
+import asyncio
 import os
 import signal
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from services.ingest import batch, trial
+from services.ingest.app import main
+from services.ingest.batch import Position
+from services.ingest.settings import IngestSettings
 from services.ingest.store import IngestStore
 from services.ingest.trial import deadly_records
+from services.platform.errors import OperatorNeeded
+from services.platform.health import Health
 from services.platform.kafka import Partition, PartitionBatch, Record, acknowledged
 from services.platform.postgres import connect_pool
 from services.platform.topics import READINGS_BRIDGE, READINGS_LOGGER
@@ -28,7 +37,7 @@ def record(offset: int, value: bytes) -> Record:
 
 
 async def test_a_record_that_kills_its_reader_is_set_aside_and_its_neighbours_are_stored(platform: Platform) -> None:
-    """However the process is started again, it dies at most three times."""
+    """Started again under the same name, as in containers and by most supervisors, it dies at most three times."""
     await platform.declare_topics(partitions=2)
     await seed_catalog(platform.database_url)
     sound = [("LG-0", upload("LG-0", [pulses(1, T0 - number * MINUTE, number)])) for number in range(20)]
@@ -41,14 +50,15 @@ async def test_a_record_that_kills_its_reader_is_set_aside_and_its_neighbours_ar
             ]
         )
     deaths = 0
-    service = platform.start("services.ingest", environment=DEADLY)
+    environment = {**DEADLY, "METERPOST_SESSION_SECONDS": "2", "METERPOST_INSTANCE": "ingest"}
+    service = platform.start("services.ingest", environment=environment)
 
     async def stored() -> bool:
         nonlocal deaths, service
         if not service.is_running:
             assert service.exit_code == -signal.SIGKILL
             deaths += 1
-            service = platform.start("services.ingest", environment={**DEADLY, "METERPOST_SESSION_SECONDS": "2"})
+            service = platform.start("services.ingest", environment=environment)
         return bool(await platform.value("SELECT sum(stored_count) = 20 FROM ingest_progress"))
 
     await eventually_async(stored, 90, because="everything but the deadly record is stored")
@@ -73,8 +83,36 @@ async def test_only_the_deadly_ones_of_a_batch_are_found(monkeypatch: pytest.Mon
 
 async def test_what_any_process_survives_is_not_deadly() -> None:
     assert DEADLY.keys().isdisjoint(os.environ)
-    batch = PartitionBatch(*PARTITION, [record(0, b"this kills its reader"), record(1, b"[" * 100_000)])
-    assert await deadly_records([batch], lambda: None) == {}
+    one = PartitionBatch(*PARTITION, [record(0, b"this kills its reader"), record(1, b"[" * 100_000)])
+    assert await deadly_records([one], lambda: None) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_released"), [(RuntimeError("what nobody expected"), False), (OperatorNeeded("a decision"), True)]
+)
+async def test_who_ends_by_an_error_that_nobody_expected_counts_as_vanished(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, error: Exception, is_released: bool
+) -> None:
+    def raise_it(_payload: bytes) -> None:
+        raise error
+
+    monkeypatch.setattr(batch, "DEADLY", b"anything")
+    monkeypatch.setattr(batch, "crash_on", raise_it)
+    await platform.declare_topics(partitions=1)
+    async with platform.producer() as producer:
+        await acknowledged([await producer.enqueue(platform.topic(READINGS_LOGGER), b"{}", created_at=T0)])
+    settings = IngestSettings.model_validate(
+        {
+            "kafka_bootstrap_servers": platform.bootstrap_servers,
+            "database_url": platform.database_url,
+            "topic_prefix": platform.prefix,
+            "instance": "me",
+        }
+    )
+    with pytest.raises(type(error), match=str(error)):
+        await main(settings, Health(), asyncio.Event())
+    rows = await platform.fetch("SELECT is_released FROM ingest_progress")
+    assert [row["is_released"] for row in rows] == [is_released] * 2
 
 
 async def test_owners_count_as_vanished_when_they_neither_stored_anything_nor_let_go(database_url: str) -> None:
@@ -82,16 +120,18 @@ async def test_owners_count_as_vanished_when_they_neither_stored_anything_nor_le
     try:
         store = IngestStore(pool)
 
-        position = (await store.claim([PARTITION], "first"))[PARTITION]
-        assert position.crash_count == 0
+        position: Position | None = None
 
-        async def claimed_by(owner: str) -> int:
+        async def claimed_by(owner: str, *, remembers: bool = False) -> int:
             nonlocal position
-            position = (await store.claim([PARTITION], owner))[PARTITION]
+            held = {PARTITION: position} if remembers and position is not None else {}
+            position = (await store.claim({PARTITION: 0}, owner, held))[PARTITION]
             return position.crash_count
 
-        assert [await claimed_by("second"), await claimed_by("third")] == [1, 2]
-        assert await claimed_by("third") == 0  # it lives, as everyone can see
+        assert [await claimed_by("first"), await claimed_by("second"), await claimed_by("third")] == [0, 1, 2]
+        assert await claimed_by("third", remembers=True) == 2  # the group was rearranged; it has proved nothing yet
+        assert await claimed_by("third") == 3  # another process of that name, which remembers nothing
+        assert position is not None
         await store.store(*await one_reading_from(position))
         assert await claimed_by("fourth") == 0  # the third got on
         held = position
@@ -99,6 +139,25 @@ async def test_owners_count_as_vanished_when_they_neither_stored_anything_nor_le
         await store.release({PARTITION: held})  # too late: the partition is not the fourth's any more
         assert await claimed_by("sixth") == 2
         await store.release({PARTITION: position})
-        assert await claimed_by("seventh") == 0
+        assert await claimed_by("seventh") == 2  # the sixth did not die of it, nor did it get past it
     finally:
         await pool.close()
+
+
+async def test_where_no_process_can_be_started_nothing_is_known_to_be_deadly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    one = PartitionBatch(*PARTITION, [record(0, b"{}")])
+    assert await deadly_records([one], lambda: None) == {}
+
+
+async def test_a_record_that_keeps_its_reader_for_too_long_is_deadly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The process that hangs takes nothing from its input either."""
+    hanging = tmp_path / "hanging"
+    hanging.write_text("#!/bin/sh\necho start\necho 0\nexec sleep 60\n", encoding="ascii")
+    hanging.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    monkeypatch.setattr(trial, "SECONDS_A_RECORD", 0.3)
+    one = PartitionBatch(*PARTITION, [record(8, b"x" * 900_000)])
+    assert await deadly_records([one], lambda: None) == {PARTITION: frozenset({8})}

@@ -249,6 +249,36 @@ async def test_a_gap_that_opens_while_ingest_runs_begins_where_the_stored_ends(
     assert gap["from_offset"] == position["next_offset"] < gap["to_offset"] == 4
 
 
+async def test_records_removed_before_the_first_was_stored_are_a_gap_too(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    """What the retention removed before ingest first came was never its own; what came afterwards was."""
+    await platform.declare_topics(partitions=1)
+    await seed_catalog(platform.database_url)
+    logger = platform.topic(READINGS_LOGGER)
+    await publish(platform, [minute_upload(number) for number in range(3)])
+    async with platform.admin() as admin:
+        await admin.delete_records({(logger, 0): 3})
+    first = platform.start("services.ingest")
+    await eventually_async(
+        lambda: platform.value("SELECT count(*) = 2 FROM ingest_progress"), 30, because="the partitions are claimed"
+    )
+    first.stop(6)
+    assert first.exit_code == 0
+    await publish(platform, [minute_upload(number) for number in range(3, 8)])
+    async with platform.admin() as admin:
+        await admin.delete_records({(logger, 0): 5})
+    stopped = platform.start("services.ingest")
+    await stops_for_the_operator(stopped)
+    assert of_partition(meterpost.json("ingest", "status"), READINGS_LOGGER)["state"] == "gap"
+    [gap] = await platform.fetch("SELECT from_offset, to_offset FROM ingest_gap")
+    assert gap == {"from_offset": 3, "to_offset": 5}
+    meterpost.ok("ingest", "accept-gap", "readings.logger/0", "--reason", "retention too short", "--yes")
+    platform.start("services.ingest")
+    await platform.ingested()
+    assert await platform.value("SELECT array_agg(value ORDER BY value) FROM reading") == [5, 6, 7]
+
+
 def wrong_uploads(number: int, count: int) -> tuple[bytes, datetime]:
     return upload("LG-404", [pulses(place, T0, 1) for place in range(count)]), T0 + number * MINUTE
 

@@ -297,8 +297,8 @@ def test_the_export_writes_just_these_rows_as_they_are_now_in_the_jobs_format(me
     assert (answer["rows"], answer["missed_windows"], answer["runs"]) == (1, 1, 1)
     assert file.read_bytes() == (
         b"meter_id,meter_type,meter_name,meter_unit,measurement_time(UTC),resolution(minutes),site_id,site_name,"
-        b"power(W),energy(Wh),flow,volume\r\n"
-        b"2,heat,Meter,kWh,2026-11-20T11:00:00Z,60,2,South depot,151000.00,151000.00,N/A,N/A\r\n"
+        b"power(W),energy(Wh),flow,volume\n"
+        b"2,heat,Meter,kWh,2026-11-20T11:00:00Z,60,2,South depot,151000.00,151000.00,N/A,N/A\n"
     )
     assert "exists" in meterpost.refused("late", "export", "--job", "2", *FROM_TO, "--output", file)
     meterpost.ok("late", "export", "--job", "2", *FROM_TO, "--output", file, "--overwrite")

@@ -205,7 +205,7 @@ class Platform(RuleBasedStateMachine):
 
     async def assign(self, number: int, some: tuple[Partition, ...]) -> None:
         consumer = self.consumers[number]
-        consumer.positions.update(await consumer.store.claim(some, consumer.name))
+        consumer.positions.update(await consumer.store.claim(dict.fromkeys(some, 0), consumer.name))
 
     async def judged(self, consumer: Consumer, count: int) -> Batch | None:
         verdicts = []

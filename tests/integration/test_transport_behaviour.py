@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from pyftpdlib.handlers import TLS_FTPHandler
 
 from services.core.retry import Answer, Verdict
 from services.core.schedule import Slot
@@ -23,6 +25,7 @@ from services.local.ports import LOOPBACK
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
 from services.platform.outbound import Outbound, parse_networks
+from tests.support.dropbox import hosted_folder
 from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.file_servers import (
     FileServer,
@@ -53,7 +56,9 @@ SERVERS: dict[str, Server] = {
     "vsftpd": vsftpd,
     "proftpd": proftpd,
 }
-FILE_SERVERS = [name for name in SERVERS if name != "https"]
+HOSTED = "hosted"
+"""The folder that we host, which stands on a database, and whose folders hold files alone."""
+FILE_SERVERS = [*(name for name in SERVERS if name != "https"), HOSTED]
 TLS_SERVERS = ["https", "pyftpdlib", "pyftpdlib-implicit", "vsftpd", "proftpd"]
 
 
@@ -81,10 +86,22 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     return ensure_certificates(tmp_path_factory.mktemp("certificates"), SystemClock().now())
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture
+def hosted_database(request: pytest.FixtureRequest) -> str:
+    """Give a database where the test's server needs one; made before there is an event loop."""
+    if request.node.callspec.params.get("server") != HOSTED:
+        return ""
+    return str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture(params=[*SERVERS, HOSTED])
 async def server(
-    request: pytest.FixtureRequest, tmp_path: Path, certificates: CertificateFiles
+    request: pytest.FixtureRequest, hosted_database: str, tmp_path: Path, certificates: CertificateFiles
 ) -> AsyncIterator[FileServer]:
+    if request.param == HOSTED:
+        async with hosted_folder(hosted_database, tmp_path / HOSTED) as hosted:
+            yield hosted.file_server()
+        return
     async with SERVERS[request.param](tmp_path, certificates) as running:
         yield running
 
@@ -220,6 +237,43 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(server: File
     await transport.aclose()
 
 
+async def test_an_address_that_an_ftps_server_names_is_not_connected_to(
+    certificates: CertificateFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data goes to where the control connection leads, which was judged."""
+    monkeypatch.setattr(TLS_FTPHandler, "masquerade_address", "192.0.2.1")
+    async with in_process_ftps()(tmp_path, certificates) as server:
+        assert (await send(server)).reason == "stored"
+        assert server.files() == {"7-Hourly_1of1.csv": ROWS}
+
+
+async def test_a_name_that_leads_elsewhere_the_next_time_is_judged_by_the_address_that_is_used(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look-up for each connection, whose addresses are judged; certificates hold for the name nevertheless."""
+    name, looks = "rebinding.example", []
+    real = socket.getaddrinfo
+
+    def rebinding(host: Any, port: Any, *arguments: Any, **more: Any) -> list[Any]:
+        if host != name:
+            return real(host, port, *arguments, **more)
+        looks.append(host)
+        addresses = ("10.0.0.1", LOOPBACK) if len(looks) == 1 else ("10.0.0.1", "169.254.169.254")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    changed: dict[str, Any] = {"host": name}
+    if server.transport == "https":
+        changed = {"url": str(server.settings["url"]).replace("localhost", name)}
+    answer = await send(server, **changed)
+    assert answer.reason == ("stored" if server.transport == "sftp" else "certificate_refused")
+    assert looks == [name]
+    before = server.files()
+    answer = await send(server, part(name="7-Hourly_2of2.csv"), **changed)
+    assert answer[:2] == (Verdict.STOP, "address_forbidden")
+    assert (looks, server.files()) == ([name] * 2, before)
+
+
 async def test_the_connection_test_goes_all_the_way_and_leaves_nothing(server: FileServer) -> None:
     found = await steps(server)
     assert all(step.passed for step in found), found
@@ -238,7 +292,7 @@ async def test_a_folder_that_is_not_there_stops(server: FileServer) -> None:
     assert answer.reason in {"no_such_folder", "no_permission"}  # FTP has one code for both
 
 
-@files_only
+@pytest.mark.parametrize("server", [name for name in FILE_SERVERS if name != HOSTED], indirect=True)
 async def test_files_go_into_the_jobs_folder(server: FileServer) -> None:
     inside = server.folder / "in side"
     inside.mkdir()

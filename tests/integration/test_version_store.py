@@ -69,7 +69,7 @@ class Writer:
         self.versions: list[ReadingVersion] = []
 
     async def claim(self, partitions: tuple[Partition, ...]) -> None:
-        self.positions = await self._store.claim(partitions, "test")
+        self.positions = await self._store.claim(dict.fromkeys(partitions, 0), "test")
 
     def forget_marks(self) -> None:
         self._marks = HighWaterMarks()

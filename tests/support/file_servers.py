@@ -20,6 +20,7 @@ from typing import Any
 import asyncssh
 import pytest
 from aiohttp import web
+from pyftpdlib.filesystems import AbstractedFS
 
 from services.local.certificates import CertificateFiles
 from services.local.ftps_receiver import FtpsReceiver, Tls, serving_ftps
@@ -110,13 +111,13 @@ def in_process_sftp(*, by_key: bool = False, files: type[asyncssh.SFTPServer] = 
     return serve
 
 
-def in_process_ftps(*, implicit: bool = False, rights: str = "") -> Server:
-    """Return our pyftpdlib receiver."""
+def in_process_ftps(*, implicit: bool = False, rights: str = "", files: type[AbstractedFS] = AbstractedFS) -> Server:
+    """Return our pyftpdlib receiver; `files` may be slow."""
 
     @asynccontextmanager
     async def serve(folder: Path, certificates: CertificateFiles) -> AsyncIterator[FileServer]:
         tls = Tls(certificates.server, certificates.server_key, implicit)
-        receiver = FtpsReceiver(folder / "files", USER, PASSWORD, tls, rights=rights)
+        receiver = FtpsReceiver(folder / "files", USER, PASSWORD, tls, rights=rights, files=files)
         with serving_ftps(receiver) as port:
             mode = "implicit" if implicit else "explicit"
             yield FileServer("ftps", ftps_settings(port, certificates, tls=mode), folder / "files")

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from services.api.manual_exports import ManualExport, create_export, find_export
-from services.core.csv_records import CSV_HEADER, csv_renderer
+from services.core.csv_records import csv_format
 from services.core.manual_export import ExportFormat, WantedExport, WhenFull
 from services.core.readings import ReadingVersion
 from services.core.records import MeasurementRow, render_json
@@ -21,6 +21,7 @@ from services.exports.worker import Limits, Worker
 from services.platform.clock import Clock, SystemClock
 from services.platform.objects import ObjectStore, open_store
 from services.platform.postgres import Pool, transaction
+from tests.support import row_oracle
 from tests.support.closing import UTILITIES, expected_rows, seed_meters
 from tests.support.polling import eventually_async
 
@@ -184,8 +185,8 @@ def rendered(rows: Sequence[MeasurementRow], export_format: ExportFormat) -> byt
     """Return the file that these rows make."""
     if export_format is ExportFormat.JSON_LINES:
         return b"".join(line + b"\n" for line in render_json(rows))
-    lines = csv_renderer(defuse=False)(rows)
-    return b"".join(line + b"\n" for line in [CSV_HEADER.encode(), *lines])
+    part_format = csv_format("\n", defuse=True)
+    return row_oracle.rendered(part_format, rows) if rows else part_format.head
 
 
 def wanted_export(start: datetime, end: datetime, resolution: int, **more: Any) -> WantedExport:

@@ -38,6 +38,21 @@ def test_ticks_have_no_size_but_are_taken() -> None:
     assert cut(backlog, 1) == {A: [0]}
 
 
+def test_one_clock_that_was_wrong_holds_nobody_back() -> None:
+    """Arrival never goes back: a record that is stamped earlier than those before it arrived with them."""
+    backlog = Backlog()
+    backlog.add([PartitionBatch(*A, records([5, 6, 7, 8, 0])), PartitionBatch(*B, records([5, 5, 5, 6, 7]))])
+    assert cut(backlog, 1000) == {A: [0, 1, 2], B: [0, 1, 2, 3, 4]}
+    assert cut(backlog, 1000) == {A: [3, 4]}
+    assert not backlog
+
+
+def test_clocks_that_run_backwards_do_not_cut_records_one_by_one() -> None:
+    backlog = Backlog()
+    backlog.add([PartitionBatch(*A, records(list(range(100, 0, -1))))])
+    assert cut(backlog, 500) == {A: list(range(50))}
+
+
 @given(
     st.dictionaries(
         st.sampled_from([A, B, ("readings.bridge", 0)]), st.lists(st.integers(0, 5), min_size=1, max_size=9)

@@ -1,7 +1,5 @@
 """The export's record, byte for byte."""
 
-import csv
-import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.core.conversion import Conversion, Utility, convert, utility_of
 from services.core.parts import HTTPS_JSON
-from services.core.records import CSV_HEAD, CSV_LINE_END, MeasurementRow, render_csv, render_json
+from services.core.records import MeasurementRow, render_json
 
 FIELDS = [
     "METER_ID", "METER_TYPE", "METER_NAME", "METER_UNIT", "MEASUREMENT_TIME(UTC)", "RESOLUTION(min)", "SITE_ID",
@@ -136,23 +134,3 @@ def test_rows_render_alone_as_they_do_together(energies: list[Decimal], steps: l
         for n, energy in enumerate(energies)
     ]
     assert render_json(rows) == [render_json([one])[0] for one in rows]
-
-
-def test_csv_is_the_documented_header_and_the_twelve_fields_of_the_json_record() -> None:
-    assert CSV_HEAD == (
-        b"meter_id,meter_type,meter_name,meter_unit,measurement_time(UTC),resolution(minutes),site_id,site_name,"
-        b"power(W),energy(Wh),flow,volume\r\n"
-    )
-    one = row(energy_wh="12062.5")
-    [line] = render_csv([one])
-    assert line.decode().split(",") == [str(value) for value in json.loads(render_json([one])[0]).values()]
-    assert b"12062.50,N/A,N/A" in line
-
-
-@pytest.mark.parametrize("name", ['Hall, "east"', "two\nlines", "Größe", "plain", " ", "a\rb"])
-def test_any_name_survives_csv(name: str) -> None:
-    rows = [row(energy_wh="1", name=name), row("Gas", energy_wh="1", volume="2", name=name)]
-    text = (CSV_HEAD + CSV_LINE_END.join(render_csv(rows)) + CSV_LINE_END).decode()
-    [header, *read] = list(csv.reader(io.StringIO(text, newline="")))
-    assert [dict(zip(header, fields, strict=True))["meter_name"] for fields in read] == [name, name]
-    assert [len(fields) for fields in read] == [12, 12]

@@ -3,7 +3,7 @@
 from schemas.postgres.sql_file import run_sql_file
 
 revision = "0020"
-down_revision = "0010"
+down_revision = "0013"
 
 
 def upgrade() -> None:

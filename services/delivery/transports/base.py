@@ -9,6 +9,7 @@ from services.core.parts import PartFormat
 from services.core.retry import Answer
 from services.core.schedule import Slot
 from services.platform.clock import Clock
+from services.platform.hosted import HostedFolder
 from services.platform.outbound import Outbound
 
 
@@ -51,6 +52,8 @@ class Means(NamedTuple):
     clock: Clock
     outbound: Outbound
     """Every connection is made through it, so that none leads where it must not."""
+    hosted: HostedFolder | None = None
+    """The folder that we host, if there is one."""
 
 
 StepName = Literal["resolve", "reach", "trust", "log in", "write", "rename", "remove"]

@@ -105,7 +105,7 @@ def retry_after(value: str | None, now: datetime) -> timedelta | None:
         return timedelta(seconds=int(value))
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # numbers of any size are possible
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)

@@ -5,7 +5,6 @@ import functools
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -85,10 +84,10 @@ class HttpsDestination:
     async def send(self, part: OutgoingPart) -> Answer:
         """POST the part once. Redirects are not followed; the receiver's whole answer is not waited for."""
         try:
-            async with asyncio.timeout(self.means.deadlines.total.total_seconds()):
+            async with asyncio.timeout(self.means.deadlines.total.total_seconds()) as total:
                 self.means.outbound.check_literal(self.host)
                 with self.sessions.lend(self.side) as session:
-                    return await self._post(session, part)
+                    return await self._post(session, part, total)
         except (aiohttp.ClientError, ForbiddenAddress, TimeoutError, OSError, ValueError) as error:
             # ValueError: what aiohttp says of URLs and answers that it cannot read.
             return answer_of_error(error)
@@ -97,11 +96,13 @@ class HttpsDestination:
         """Resolve, reach, and verify the certificate. Nothing is posted: a receiver would take it for an export."""
         return check_https(self.means, self.host, self.port, self.side.context)
 
-    async def _post(self, session: aiohttp.ClientSession, part: OutgoingPart) -> Answer:
+    async def _post(self, session: aiohttp.ClientSession, part: OutgoingPart, total: asyncio.Timeout) -> Answer:
         async with session.post(
             self.url, data=part.body, headers=self._headers(part), allow_redirects=False
         ) as response:
-            said = await _beginning_of_body(response, self.means.deadlines.words)
+            # The status is the answer, however late it came: what is left of the time may not cost it.
+            left = (total.when() or 0) - asyncio.get_running_loop().time()
+            said = await _beginning_of_body(response, min(self.means.deadlines.words.total_seconds(), left / 2))
             words = printable(self.identity.blotted(said).encode())
             return answer_of_status(response.status, response.headers, words, self.means.clock.now())
 
@@ -126,11 +127,11 @@ class HttpsDestination:
         }
 
 
-async def _beginning_of_body(response: aiohttp.ClientResponse, within: timedelta) -> str:
+async def _beginning_of_body(response: aiohttp.ClientResponse, within_s: float) -> str:
     """Return what the receiver says, as far as it says it soon; an unread rest costs the connection, not the part."""
     said = b""
     try:
-        async with asyncio.timeout(within.total_seconds()):
+        async with asyncio.timeout(within_s):
             while len(said) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES)):
                 said += piece
     except (TimeoutError, aiohttp.ClientError, OSError):

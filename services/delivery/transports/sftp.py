@@ -8,17 +8,19 @@ from typing import Any
 
 import asyncssh
 
-from services.core.file_transfer import SftpServer, file_format, fingerprint, sftp_server
+from services.core.file_transfer import HOSTED, SftpServer, file_format, fingerprint, sftp_server
 from services.core.parts import PartFormat
 from services.core.retry import Answer
-from services.delivery.transports.base import Means, OutgoingPart, Step, StepName
+from services.delivery.transports.base import Destination, Means, OutgoingPart, Step, StepName
 from services.delivery.transports.checking import Reached, reach
 from services.delivery.transports.file_answers import CONNECT_TIMEOUT, SIZE_DIFFERS, TIMEOUT
+from services.delivery.transports.hosted import NotReady, server_of
 from services.delivery.transports.seen_jobs import SeenJobs
 from services.delivery.transports.sftp_answers import LOST, answer_of_error, host_key_sentence
 from services.delivery.transports.sftp_sessions import HostKeyRefused, Session, SftpSessions, log_in
 from services.delivery.transports.sftp_upload import SftpUpload, remove_leftovers
 from services.platform.errors import MeterpostError, UserError
+from services.platform.hosted import HostedNotReady
 
 _FAILURES = (asyncssh.Error, MeterpostError, HostKeyRefused, OSError, ValueError)
 TEST_CONTENT = b"Meterpost tests this connection; the file may be removed.\n"
@@ -30,6 +32,9 @@ class SftpTransport:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._sessions = SftpSessions(means)
+        # Where the hosted folder is, the operator says: only to there, but to there wherever it is.
+        self._hosted_means = means if means.hosted is None else means._replace(outbound=means.hosted.outbound())
+        self._hosted_sessions = SftpSessions(self._hosted_means)
         self._seen = SeenJobs()
 
     def part_format(self, settings: Mapping[str, Any]) -> PartFormat:
@@ -39,8 +44,14 @@ class SftpTransport:
         except ValueError as error:
             raise UserError(f"transport settings: {error}") from None
 
-    def destination(self, settings: Mapping[str, Any]) -> "SftpDestination":
+    def destination(self, settings: Mapping[str, Any]) -> Destination:
         """Return the server of a job; UserError says which setting is wrong."""
+        if HOSTED in settings:
+            try:
+                hosted = server_of(self._means.hosted, settings)
+            except HostedNotReady as error:
+                return NotReady(error)
+            return SftpDestination(hosted, self._hosted_means, self._hosted_sessions, self._seen)
         try:
             server = sftp_server(settings)
         except ValueError as error:
@@ -50,6 +61,9 @@ class SftpTransport:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._sessions.aclose()
+        await self._hosted_sessions.aclose()
+        if self._hosted_means is not self._means:
+            self._hosted_means.outbound.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,155 @@
+"""Accounts of the hosted folder as a command changes them: every change is recorded with who made it."""
+
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncssh
+
+from services.cli.operator import operator_name
+from services.core.file_transfer import fingerprint
+from services.dropbox import account_store
+from services.ingest.operator_log import record_action
+from services.platform.errors import UserError
+from services.platform.passwords import check_new_password, generated_password, hash_password
+from services.platform.postgres import Connection
+
+GENERATE = "generate"
+SOURCES = "generate, prompt, file:PATH or env:VARIABLE"
+_MAX_FILE_BYTES = 10_000
+_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "ssh-rsa",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+)
+_MIN_RSA_BYTES = 270
+"""So long is the public half of an RSA key of 2048 bits."""
+
+
+class NewPassword(NamedTuple):
+    """A password that is to be set; `shown` only where it was generated."""
+
+    hashed: str
+    shown: str | None
+
+
+class PublicKey(NamedTuple):
+    """A public key that is to be authorised."""
+
+    fingerprint: str
+    line: str
+    comment: str
+
+
+def new_password(source: str) -> NewPassword:
+    """Read, ask for, or make up a password. Raises UserError, which never repeats it."""
+    if source == GENERATE:
+        made = generated_password()
+        return NewPassword(hash_password(made), made)
+    text = _read(source)
+    try:
+        check_new_password(text)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return NewPassword(hash_password(text), None)
+
+
+def public_keys(file: Path) -> list[PublicKey]:
+    """Return the keys of a file, one a line, as `ssh-keygen` writes it. Raises UserError that names the line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not text: a public key is one line such as `ssh-ed25519 AAAA… comment`") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    if any("PRIVATE KEY" in line for line in lines):
+        raise UserError(
+            f"{file} holds a private key, which its owner gives to nobody: give the public half, {file}.pub"
+        )
+    wanted = [(number, line) for number, line in enumerate(lines, start=1) if line.strip() and line[0] != "#"]
+    if not wanted:
+        raise UserError(f"{file} holds no key")
+    return [_public_key(f"line {number} of {file}", line) for number, line in wanted]
+
+
+async def known(connection: Connection, user_name: str) -> account_store.ListedAccount:
+    """Return an account. Raises UserError where there is none of this name."""
+    for account in await account_store.list_accounts(connection, None):
+        if account.user_name == user_name:
+            return account
+    raise UserError(f"there is no account {user_name!r} for the hosted folder; `meterpost dropbox accounts` lists them")
+
+
+async def add_keys(connection: Connection, user_name: str, keys: Sequence[PublicKey]) -> list[PublicKey]:
+    """Authorise keys; return those that were not yet."""
+    added = [one for one in keys if await account_store.add_key(connection, user_name, *one)]
+    if added:
+        await record(connection, "dropbox.add_key", user_name, keys=[one.fingerprint for one in added])
+    return added
+
+
+async def record(connection: Connection, action: str, user_name: str, **details: object) -> None:
+    """Record who changed an account."""
+    await record_action(connection, operator_name(), action, {"user_name": user_name, **details})
+
+
+def _public_key(where: str, line: str) -> PublicKey:
+    try:
+        key = asyncssh.import_public_key(line)
+    except (asyncssh.KeyImportError, ValueError):
+        raise UserError(
+            f"{where} is no public key such as `ssh-ed25519 AAAA… comment` (options are not supported)"
+        ) from None
+    words = key.export_public_key("openssh").decode("utf-8", "replace").split(maxsplit=2)
+    if words[0] not in _KEY_TYPES:
+        raise UserError(f"{where} is a key of type {words[0]}, which is not accepted; types: {', '.join(_KEY_TYPES)}")
+    if words[0] == "ssh-rsa" and len(key.public_data) < _MIN_RSA_BYTES:
+        raise UserError(f"{where} is an RSA key of less than 2048 bits: make a new one, ssh-keygen -t ed25519")
+    comment = "".join(character for character in " ".join(words[2:]) if character.isprintable())[:200]
+    return PublicKey(fingerprint(" ".join(words[:2])), " ".join(words[:2]), comment)
+
+
+def _read(source: str) -> str:
+    kind, _colon, where = source.partition(":")
+    if kind == "env" and where:
+        text = os.environ.get(where)
+        if text is None:
+            raise UserError(f"the variable {where!r} with the password is not set")
+    elif kind == "file" and where:
+        text = _content(Path(where))
+    elif source == "prompt":
+        text = _asked()
+    else:
+        # What was given is not repeated: it may be the password itself.
+        raise UserError(
+            f"--password takes {SOURCES}; a password itself is never given as an argument, because everybody on this "
+            "machine could read it"
+        )
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _content(file: Path) -> str:
+    try:
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise UserError(f"the file {file} is too large for a password")
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"the file {file} with the password is not text") from None
+    except OSError as error:
+        raise UserError(f"the file {file} with the password cannot be read: {error.strerror}") from None
+
+
+def _asked() -> str:
+    if not sys.stdin.isatty():
+        raise UserError("the password cannot be asked for without a terminal; use generate, file:PATH or env:VARIABLE")
+    first = getpass.getpass("password: ")
+    if first != getpass.getpass("once more: "):
+        raise UserError("the two passwords differ: nothing was changed")
+    return first
