@@ -144,6 +144,14 @@ async def create_export(
     return export_id
 
 
+async def rows_kept_from(connection: Connection, resolution_minutes: int) -> datetime | None:
+    """Return before when retention has dropped closed windows, so that an export has no rows there. None: nowhere."""
+    found: datetime | None = await connection.fetchval(
+        "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution_minutes
+    )
+    return found
+
+
 async def list_exports(
     connection: Connection,
     organization_id: int,

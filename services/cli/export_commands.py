@@ -11,7 +11,14 @@ import typer
 
 from services.api.catalog_queries import AnyConnection
 from services.api.export_downloads import download_of, sign_link, stream
-from services.api.manual_exports import ManualExport, cancel_export, create_export, find_export, list_exports
+from services.api.manual_exports import (
+    ManualExport,
+    cancel_export,
+    create_export,
+    find_export,
+    list_exports,
+    rows_kept_from,
+)
 from services.cli import choosing
 from services.cli.durations import parse_duration
 from services.cli.export_progress import watch, where
@@ -85,6 +92,9 @@ async def create(
             when_full = WhenFull.WAIT if queue else WhenFull.REFUSE
             export_id = await create_export(connection, organization, operator_name(), wanted, when_full)
             export = await find_export(connection, organization, export_id)
+            kept_from = await rows_kept_from(connection, resolution)
+        if kept_from is not None and start < kept_from:
+            session.answer.note(f"windows before {utc(kept_from)} are no longer kept; there the export has no rows")
         if wait:
             session.answer.note(f"export {export_id} was asked for; Ctrl-C leaves it to itself")
             export = await watch(pool, session.answer, organization, export_id)

@@ -49,14 +49,21 @@ _STANDS = """, stands AS (
     SET register_value = excluded.register_value, register_at = excluded.register_at
 )"""
 
+
+def _defused(text: str) -> str:
+    """Return a text with an apostrophe before what a spreadsheet would take for a formula, as `csv_records` has it."""
+    return f"CASE WHEN {text} ~ '^[-=+@\\t\\r\\n]' THEN '''' || {text} ELSE {text} END"
+
+
 # The spans in which a meter's names, its site and its site's name stay the same, and what of its lines is so, too.
-_DESCRIBED = """described AS MATERIALIZED (
+_DESCRIBED = f"""described AS MATERIALIZED (
     SELECT meter_id, meter_type, c.name AS meter_name, unit, site_id, s.name AS site_name,
            greatest(c.valid_from, s.valid_from) AS begins, least(c.valid_until, s.valid_until) AS ends,
-           '{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(c.name)
+           '{{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(c.name)
            || ',"METER_UNIT":' || to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"' AS json_before,
            '","RESOLUTION(min)":' || $1::integer || ',"SITE_ID":' || site_id || ',"SITE_NAME":' || to_json(s.name)
-           || ',"POWER(W)":"' AS json_behind
+           || ',"POWER(W)":"' AS json_behind,
+           {_defused("meter_type")} AS csv_type, {_defused("c.name")} AS csv_name, {_defused("s.name")} AS csv_site
     FROM (
         SELECT meter_id, valid_from, name, unit, site_id,
                lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from, revision) AS valid_until
@@ -77,15 +84,16 @@ _DESCRIBED = """described AS MATERIALIZED (
 ), clock AS MATERIALIZED (
     SELECT window_start, to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS text
     FROM generate_series($2::timestamptz, $3::timestamptz, $1::integer * interval '1 minute') AS window_start
-)"""
+)"""  # noqa: S608 - put together from constants
 
 _PER_HOUR = "(60 / $1::integer)"
 _POWER, _ENERGY, _FLOW, _VOLUME = (
     f"coalesce(round({amount}, 2)::text, 'N/A')"
     for amount in (f"energy_wh * {_PER_HOUR}", "energy_wh", f"volume * {_PER_HOUR}", "volume")
 )
-_CSV_LINE = f"""meter_id, meter_type, meter_name, unit, clock.text, $1::integer, site_id, site_name,
-       {_POWER}, {_ENERGY}, {_FLOW}, {_VOLUME}"""
+_AMOUNTS = f"{_POWER}, {_ENERGY}, {_FLOW}, {_VOLUME}"
+_PLAIN_LINE = f"meter_id, meter_type, meter_name, unit, clock.text, $1::integer, site_id, site_name, {_AMOUNTS}"
+_CSV_LINE = f"meter_id, csv_type, csv_name, unit, clock.text, $1::integer, site_id, csv_site, {_AMOUNTS}"
 _JSON_LINE = f"""json_before || clock.text || json_behind || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY}
        || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}'"""
 
@@ -96,7 +104,13 @@ _CLOSED = """
 
 
 def _line(export_format: ExportFormat) -> str:
-    return _JSON_LINE if export_format is ExportFormat.JSON_LINES else _CSV_LINE
+    lines = {
+        ExportFormat.CSV: _CSV_LINE,
+        ExportFormat.JSON_LINES: _JSON_LINE,
+        # From which Parquet is made: no spreadsheet ever sees it.
+        ExportFormat.PARQUET: _PLAIN_LINE,
+    }
+    return lines[export_format]
 
 
 def _rows(source: str, export_format: ExportFormat) -> str:

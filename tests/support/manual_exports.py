@@ -185,7 +185,7 @@ def rendered(rows: Sequence[MeasurementRow], export_format: ExportFormat) -> byt
     """Return the file that these rows make."""
     if export_format is ExportFormat.JSON_LINES:
         return b"".join(line + b"\n" for line in render_json(rows))
-    part_format = csv_format("\n", defuse=False)
+    part_format = csv_format("\n", defuse=True)
     lines = render_rows(part_format.layout, rows)
     return part_format.assemble(lines) if lines else part_format.head
 
