@@ -4,10 +4,11 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.core.schedule import ALLOWED_RESOLUTIONS_MINUTES, Slot, check_pair, first_slot, is_due, next_slot, slot_at
+from services.core.times import ceil_to
 from services.delivery.model import Pause, Version
 from services.delivery.planning import FilledWindows, Plan, PlannedRun, first_plan, in_force, plan
 
@@ -149,6 +150,7 @@ def test_a_change_to_a_coarser_resolution_begins_with_its_next_window() -> None:
     hours=st.lists(st.integers(0, 72 * 12), min_size=4, max_size=4),
     limit=st.integers(1, 50),
 )
+@example(pairs=[(15, 1), (1440, 60), (1440, 15)], hours=[0, 1, 4, 4], limit=1)
 def test_planning_step_by_step_never_overlaps(pairs: list[tuple[int, int]], hours: list[int], limit: int) -> None:
     """Whatever edits there are and however small the steps: slots are disjoint, ordered, and made of whole windows."""
     changes = sorted(hours)[: len(pairs)]
@@ -164,8 +166,32 @@ def test_planning_step_by_step_never_overlaps(pairs: list[tuple[int, int]], hour
             break
     assert [(start, end) for start, end, _ in runs] == sorted({(start, end) for start, end, _ in runs})
     for (_, end, _), (start, _, number) in itertools.pairwise(runs):
-        gap = start - end
-        assert timedelta() <= gap < timedelta(minutes=versions[number - 1].resolution_minutes)
+        # Until a whole window of the version that came into force first; another may follow it meanwhile.
+        longest = max(in_force(versions, end).resolution_minutes, versions[number - 1].resolution_minutes)
+        assert timedelta() <= start - end < timedelta(minutes=longest)
+
+
+@given(
+    pairs=st.lists(st.sampled_from(PAIRS), min_size=1, max_size=4),
+    asked_at=st.lists(st.integers(0, 72 * 12), min_size=4, max_size=4),
+    limit=st.integers(1, 50),
+)
+def test_edits_as_jobs_take_them_leave_no_gap(pairs: list[tuple[int, int]], asked_at: list[int], limit: int) -> None:
+    """A new version begins with a slot of the old frequency and of its own."""
+    versions = [version(1, at(0), *pairs[0])]
+    for number, (change, pair) in enumerate(zip(sorted(asked_at), pairs[1:], strict=False), 2):
+        before = versions[-1]
+        longest = timedelta(minutes=max(before.frequency_minutes, pair[0]))
+        versions.append(version(number, ceil_to(max(at(0, 5 * change), before.effective_from), longest), *pair))
+    until, runs = at(0), []
+    while True:
+        found = plan(until, versions, [], closed(at(24 * 8)), limit)
+        runs += slots(found)
+        until = found.next_slot.start
+        if not found.is_next_due:
+            break
+    assert runs[0][0] == at(0)
+    assert all(end == start for (_, end, _), (start, _, _) in itertools.pairwise(runs))
 
 
 @given(
