@@ -1,7 +1,6 @@
 """Accounts of the hosted folder as a command changes them: every change is recorded with who made it."""
 
 import getpass
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import asyncssh
 
 from services.cli.operator import operator_name
+from services.cli.secret_options import read_secret
 from services.core.file_transfer import fingerprint
 from services.dropbox import account_store
 from services.ingest.operator_log import record_action
@@ -19,7 +19,6 @@ from services.platform.postgres import Connection
 
 GENERATE = "generate"
 SOURCES = "generate, prompt, file:PATH or env:VARIABLE"
-_MAX_FILE_BYTES = 10_000
 _KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -118,32 +117,15 @@ def _public_key(where: str, line: str) -> PublicKey:
 
 def _read(source: str) -> str:
     kind, _colon, where = source.partition(":")
-    if kind == "env" and where:
-        text = os.environ.get(where)
-        if text is None:
-            raise UserError(f"the variable {where!r} with the password is not set")
-    elif kind == "file" and where:
-        text = _content(Path(where))
-    elif source == "prompt":
-        text = _asked()
-    else:
-        # What was given is not repeated: it may be the password itself.
-        raise UserError(
-            f"--password takes {SOURCES}; a password itself is never given as an argument, because everybody on this "
-            "machine could read it"
-        )
-    return text.removesuffix("\n").removesuffix("\r")
-
-
-def _content(file: Path) -> str:
-    try:
-        if file.stat().st_size > _MAX_FILE_BYTES:
-            raise UserError(f"the file {file} is too large for a password")
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"the file {file} with the password is not text") from None
-    except OSError as error:
-        raise UserError(f"the file {file} with the password cannot be read: {error.strerror}") from None
+    if kind in {"env", "file"} and where:
+        return read_secret("password", source)
+    if source == "prompt":
+        return _asked()
+    # What was given is not repeated: it may be the password itself.
+    raise UserError(
+        f"--password takes {SOURCES}; a password itself is never given as an argument, because everybody on this "
+        "machine could read it"
+    )
 
 
 def _asked() -> str:

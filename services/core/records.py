@@ -4,7 +4,6 @@ Source: the export's field reference. A value that the utility does not have is 
 strings with two decimals. `csv_records` has the same as CSV.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
@@ -12,8 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.core.blocks import Layout, MeterNames
-from services.core.conversion import Utility, hourly_rate, two_decimals
-from services.core.times import iso_seconds
+from services.core.conversion import Utility
 
 NOT_APPLICABLE = "N/A"
 
@@ -73,43 +71,4 @@ def _json_around(names: MeterNames, resolution_minutes: int) -> tuple[bytes, byt
 
 
 JSON_LAYOUT = Layout(_json_around, (b'","ENERGY(Wh)":"', b'","FLOW":"', b'","VOLUME":"'), b'"}')
-"""Writes the same bytes as `render_json`, by the thousand."""
-
-
-def render_json(rows: Iterable[MeasurementRow]) -> list[bytes]:
-    """Return each row as one element of the body's `measurements`, compact UTF-8.
-
-    Fastest on rows that are sorted by time, as those of an export are.
-    """
-    encode = msgspec.json.Encoder().encode
-    rendered = []
-    measured_at: datetime | None = None
-    measurement_time = ""
-    for row in rows:
-        if row.measured_at is not measured_at and row.measured_at != measured_at:
-            measured_at = row.measured_at
-            measurement_time = iso_seconds(measured_at)
-        power, energy = _rate_and_amount(row.energy_wh, row.resolution_minutes, row.utility.has_energy)
-        flow, volume = _rate_and_amount(row.volume, row.resolution_minutes, row.utility.has_volume)
-        record = JsonRecord(
-            row.meter_id,
-            row.meter_type,
-            row.meter_name,
-            row.meter_unit,
-            measurement_time,
-            row.resolution_minutes,
-            row.site_id,
-            row.site_name,
-            power,
-            energy,
-            flow,
-            volume,
-        )
-        rendered.append(encode(record))
-    return rendered
-
-
-def _rate_and_amount(amount: Decimal | None, resolution_minutes: int, applies: bool) -> tuple[str, str]:
-    if amount is None or not applies:
-        return NOT_APPLICABLE, NOT_APPLICABLE
-    return two_decimals(hourly_rate(amount, resolution_minutes)), two_decimals(amount)
+"""Writes what `JsonRecord` encodes to, by the thousand."""

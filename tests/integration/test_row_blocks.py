@@ -12,7 +12,7 @@ import pytest
 from services.core.conversion import Utility
 from services.core.csv_records import csv_format
 from services.core.parts import HTTPS_JSON, PartFormat
-from services.core.records import MeasurementRow, render_json
+from services.core.records import MeasurementRow
 from services.core.schedule import Slot
 from services.delivery.kept_parts import KeptParts
 from services.delivery.model import JobKey, RowRange, Run, Version
@@ -23,7 +23,7 @@ from services.delivery.transports.base import Destination
 from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Pool
 from tests.support.exports import Exports, at
-from tests.support.row_oracle import csv_line
+from tests.support.row_oracle import csv_line, json_line
 
 KNOWN_REVISION = 2
 ODD_NAMES = [
@@ -115,7 +115,7 @@ async def test_blocks_hold_the_bytes_of_the_rows_one_by_one(
         for defuse in (True, False)
     ]
     store = RowStore(pool)
-    for part_format, lines in [*formats, (HTTPS_JSON, render_json(rows))]:
+    for part_format, lines in [*formats, (HTTPS_JSON, list(map(json_line, rows)))]:
         for first in range(0, len(rows), 5):
             for count in (1, 4, 100):
                 place = RowRange(rows[first].measured_at, rows[first].meter_id, count)
@@ -158,7 +158,7 @@ async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes
     assert len(rows) == 48_000
     cases = (
         (csv_format("\n", defuse=True), [csv_line(row, defuse=True) for row in rows]),
-        (HTTPS_JSON, render_json(rows)),
+        (HTTPS_JSON, list(map(json_line, rows))),
     )
     for part_format, lines in cases:
         freezer = Freezer(RowStore(pool), AnyFormat(part_format), at_once=1, kept=KeptParts(kept_bytes))

@@ -13,7 +13,7 @@ from services.api.manual_exports import ManualExport, create_export, find_export
 from services.core.csv_records import csv_format
 from services.core.manual_export import ExportFormat, WantedExport, WhenFull
 from services.core.readings import ReadingVersion
-from services.core.records import MeasurementRow, render_json
+from services.core.records import MeasurementRow
 from services.core.row_blocks import render_rows
 from services.exports.chunks import ChunkMaker
 from services.exports.store import ExportStore
@@ -24,6 +24,7 @@ from services.platform.objects import ObjectStore, open_store
 from services.platform.postgres import Pool, transaction
 from tests.support.closing import UTILITIES, expected_rows, seed_meters
 from tests.support.polling import eventually_async
+from tests.support.row_oracle import json_line
 
 ORGANIZATION_ID = 1
 USER = "someone@test"
@@ -184,7 +185,7 @@ def expected_export(
 def rendered(rows: Sequence[MeasurementRow], export_format: ExportFormat) -> bytes:
     """Return the file that these rows make."""
     if export_format is ExportFormat.JSON_LINES:
-        return b"".join(line + b"\n" for line in render_json(rows))
+        return b"".join(line + b"\n" for line in map(json_line, rows))
     part_format = csv_format("\n", defuse=True)
     lines = render_rows(part_format.layout, rows)
     return part_format.assemble(lines) if lines else part_format.head

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
+import msgspec
+
 from services.core.blocks import Block, MeterNames
 from services.core.conversion import hourly_rate, two_decimals
 from services.core.csv_records import csv_cell
 from services.core.parts import PartFormat
-from services.core.records import NOT_APPLICABLE, MeasurementRow
+from services.core.records import NOT_APPLICABLE, JsonRecord, MeasurementRow
 from services.core.times import iso_seconds
 
 FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -31,6 +33,13 @@ def csv_line(row: MeasurementRow, *, defuse: bool) -> bytes:
         values(row),
     ]
     return ",".join(cells).encode()
+
+
+def json_line(row: MeasurementRow) -> bytes:
+    """Return the row as one element of the body's `measurements`."""
+    names = (row.meter_id, row.meter_type, row.meter_name, row.meter_unit, iso_seconds(row.measured_at))
+    record = JsonRecord(*names, row.resolution_minutes, row.site_id, row.site_name, *values(row).split(","))
+    return msgspec.json.encode(record)
 
 
 def values(row: MeasurementRow) -> str:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from services.core.conversion import Utility
 from services.core.csv_records import CSV_HEADER, LINE_ENDS, csv_format
 from services.core.parts import HTTPS_JSON, cut_parts
-from services.core.records import MeasurementRow, render_json
-from tests.support.row_oracle import FORMULA_BEGINNINGS, block_of, csv_line, rendered
+from services.core.records import MeasurementRow
+from tests.support.row_oracle import FORMULA_BEGINNINGS, block_of, csv_line, json_line, rendered
 
 AT = datetime(2026, 5, 4, 10, 15, tzinfo=UTC)
 
@@ -97,7 +97,7 @@ def test_the_values_are_those_of_the_json_record(utility: Utility, minutes: int)
     for energy, volume in [("0", "0"), ("0.005", "0.015"), ("123456789012345678.125", "99999999.994999"), (None, None)]:
         one = row(utility, energy_wh=energy, volume=volume, minutes=minutes)
 
-        expected = list(json.loads(render_json([one])[0]).values())
+        expected = list(json.loads(json_line(one)).values())
         assert read(body([one]))[0] == [str(value) for value in expected]
 
 
@@ -132,7 +132,7 @@ def test_rows_by_the_thousand_are_the_rows_one_by_one(
     ]
     for part_format, lines in (
         (csv_format("\r\n", defuse=defuse), [csv_line(one, defuse=defuse) for one in rows]),
-        (HTTPS_JSON, render_json(rows)),
+        (HTTPS_JSON, list(map(json_line, rows))),
     ):
         if rows:
             assert rendered(part_format, rows) == part_format.assemble(lines)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from services.core.conversion import Conversion, Utility, convert, utility_of
 from services.core.parts import HTTPS_JSON
-from services.core.records import MeasurementRow, render_json
+from services.core.records import JSON_LAYOUT, MeasurementRow
+from services.core.row_blocks import render_rows
 
 FIELDS = [
     "METER_ID", "METER_TYPE", "METER_NAME", "METER_UNIT", "MEASUREMENT_TIME(UTC)", "RESOLUTION(min)", "SITE_ID",
@@ -45,12 +46,12 @@ def row(
 
 
 def values(of: MeasurementRow) -> tuple[str, str, str, str]:
-    record = json.loads(render_json([of])[0])
+    record = json.loads(render_rows(JSON_LAYOUT, [of])[0])
     return record["POWER(W)"], record["ENERGY(Wh)"], record["FLOW"], record["VOLUME"]
 
 
 def test_the_body_byte_for_byte() -> None:
-    body = HTTPS_JSON.assemble(render_json([row(energy_wh="12062.5")]))
+    body = HTTPS_JSON.assemble(render_rows(JSON_LAYOUT, [row(energy_wh="12062.5")]))
     assert body == (
         b'{"measurements":[{"METER_ID":4101,"METER_TYPE":"Electricity","METER_NAME":"Hall feeder 3","METER_UNIT":"kWh",'
         b'"MEASUREMENT_TIME(UTC)":"2026-05-04T10:15:00Z","RESOLUTION(min)":15,"SITE_ID":501,"SITE_NAME":"North depot",'
@@ -59,7 +60,7 @@ def test_the_body_byte_for_byte() -> None:
 
 
 def test_the_twelve_fields_in_their_order_with_their_types() -> None:
-    record = json.loads(render_json([row(energy_wh="1")])[0])
+    record = json.loads(render_rows(JSON_LAYOUT, [row(energy_wh="1")])[0])
     assert list(record) == FIELDS
     assert [type(record[field]) for field in FIELDS] == [int, str, str, str, str, int, int, str, str, str, str, str]
 
@@ -83,7 +84,7 @@ def test_which_values_a_meter_type_has(meter_type: str, has_energy: bool, has_vo
 
 
 def test_a_legacy_type_passes_through_as_it_is() -> None:
-    assert json.loads(render_json([row("Electric Pulse Meter", energy_wh="1")])[0])["METER_TYPE"] == (
+    assert json.loads(render_rows(JSON_LAYOUT, [row("Electric Pulse Meter", energy_wh="1")])[0])["METER_TYPE"] == (
         "Electric Pulse Meter"
     )
 
@@ -116,12 +117,12 @@ def test_each_utility_from_pulses_to_the_record() -> None:
 
 def test_time_is_utc_to_the_second_whatever_zone_it_comes_in() -> None:
     elsewhere = TIME.astimezone(timezone(timedelta(hours=-5)))
-    assert b'"2026-05-04T10:15:00Z"' in render_json([row(energy_wh="1", measured_at=elsewhere)])[0]
+    assert b'"2026-05-04T10:15:00Z"' in render_rows(JSON_LAYOUT, [row(energy_wh="1", measured_at=elsewhere)])[0]
 
 
 @given(name=st.text(st.characters(codec="utf-8"), max_size=40))
 def test_any_name_survives(name: str) -> None:
-    assert json.loads(render_json([row(energy_wh="1", name=name)])[0])["METER_NAME"] == name
+    assert json.loads(render_rows(JSON_LAYOUT, [row(energy_wh="1", name=name)])[0])["METER_NAME"] == name
 
 
 @given(
@@ -133,4 +134,4 @@ def test_rows_render_alone_as_they_do_together(energies: list[Decimal], steps: l
         row(energy_wh=str(energy), measured_at=TIME + timedelta(minutes=15 * sum(steps[:n])))
         for n, energy in enumerate(energies)
     ]
-    assert render_json(rows) == [render_json([one])[0] for one in rows]
+    assert render_rows(JSON_LAYOUT, rows) == [render_rows(JSON_LAYOUT, [one])[0] for one in rows]
