@@ -1,10 +1,11 @@
 """What the catalog says now: organizations, sites, devices and meters with the newest configuration known."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from services.core.catalog_records import CatalogKey, CatalogRecord
 from services.platform.postgres import Connection, Pool
 
 AnyConnection = Connection | Pool
@@ -150,6 +151,31 @@ async def attachments(
         _BEGINNING_OF_TIME,
     )
     return [Attachment(*row) for row in rows]
+
+
+class CatalogOf(NamedTuple):
+    """Whose catalog, in force when, as known at which revision; `site_ids` None: all sites."""
+
+    organization_id: int
+    at: datetime
+    revision: int
+    site_ids: Sequence[int] | None
+
+
+async def catalog_page(connection: AnyConnection, of: CatalogOf, first: CatalogKey, most: int) -> list[CatalogRecord]:
+    """Return at most `most` records of a catalog from a key on, as exports have them; fewer only where it ends."""
+    sites = None if of.site_ids is None else list(of.site_ids)
+    rows = await connection.fetch(
+        "SELECT * FROM catalog_records($1, $2, $3, $4, $5, $6, $7, $8)",
+        *(of.organization_id, of.at, of.revision, sites, first.kind, first.number, first.device_id, most),
+    )
+    return [CatalogRecord(*row) for row in rows]
+
+
+async def newest_revision(connection: AnyConnection) -> int:
+    """Return the newest revision of the catalog."""
+    revision: int = await connection.fetchval("SELECT revision FROM catalog_revision")
+    return revision
 
 
 async def platform_clock(connection: AnyConnection) -> datetime | None:

@@ -10,10 +10,13 @@ from cryptography import x509
 
 from services.api.file_settings import FILE_TRANSPORTS
 from services.api.job_secrets import AUTH_KINDS, SecretChanges
-from services.core.schedule import check_pair
+from services.core.catalog_records import CATALOG
+from services.core.schedule import check_schedule
 from services.platform.errors import UserError
 
 MAX_NAME_LENGTH = 120
+MEASUREMENTS = "meters_measurements"
+DATA = (MEASUREMENTS, CATALOG)
 TRANSPORTS = ("https", *FILE_TRANSPORTS)
 
 
@@ -24,12 +27,13 @@ class JobSettings:
     name: str
     frequency_minutes: int
     resolution_minutes: int
+    """NO_RESOLUTION: a catalog."""
     site_ids: tuple[int, ...] | None
     """None: all sites, evaluated at run time."""
     transport: str
     transport_settings: Mapping[str, Any]
     """Public settings as they are; secret ones sealed, under `sealed` (see services.core.transport_secrets)."""
-    data: str = "meters_measurements"
+    data: str = MEASUREMENTS
     manifest: bool = False
     """Whether each run ends with a manifest."""
 
@@ -39,8 +43,10 @@ class JobSettings:
             raise UserError("a job needs a name")
         if len(self.name) > MAX_NAME_LENGTH:
             raise UserError(f"the job's name has {len(self.name)} characters, {MAX_NAME_LENGTH} are allowed")
+        if self.data not in DATA:
+            raise UserError(f"there is no data called {self.data!r} to export; allowed: {', '.join(DATA)}")
         try:
-            check_pair(self.frequency_minutes, self.resolution_minutes)
+            check_schedule(self.data, self.frequency_minutes, self.resolution_minutes)
         except ValueError as error:
             raise UserError(str(error)) from None
         if self.site_ids is not None and not self.site_ids:

@@ -153,8 +153,9 @@ async def with_intervals(connection: AnyConnection, organization_id: int, run: R
         SELECT coalesce(sum(c.intervals_present), 0)::bigint, coalesce(sum(c.intervals_expected), 0)::bigint,
                count(*) FILTER (WHERE c.windows_present = 0)
         FROM export_job_version v
-        CROSS JOIN LATERAL completeness($1, v.resolution_minutes, $4, $5, $6, v.site_ids) c
-        WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = $3
+        LEFT JOIN LATERAL completeness($1, v.resolution_minutes, $4, $5, $6, v.site_ids) c ON true
+        WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = $3 AND v.data = 'meters_measurements'
+        HAVING count(*) > 0
         """,
         organization_id,
         run.job_id,
@@ -164,7 +165,7 @@ async def with_intervals(connection: AnyConnection, organization_id: int, run: R
         run.catalog_revision,
     )
     if row is None:
-        raise RuntimeError("an aggregate always has a row")
+        return run  # of a catalog, which has no intervals
     return run._replace(intervals_present=row[0], intervals_expected=row[1], silent_meter_count=row[2])
 
 

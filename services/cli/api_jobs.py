@@ -15,12 +15,13 @@ from services.cli.job_destinations import (
     destination_facts,
     tell_next_steps,
 )
-from services.cli.job_texts import COLUMNS, job_json, job_row, sites_text, state_text
+from services.cli.job_options import check_needed, frequency_minutes
+from services.cli.job_texts import COLUMNS, job_json, job_row, rhythm_text, sites_text, state_text
 from services.cli.secret_options import given_secrets
 from services.cli.session import Session
 from services.cli.show import utc
 from services.core.file_transfer import HOSTED
-from services.core.schedule import FREQUENCY_NAMES, frequency_name
+from services.core.schedule import FREQUENCY_NAMES, NO_RESOLUTION, frequency_name
 from services.core.times import parse_instant
 from services.core.transport_secrets import SEALED
 from services.platform.errors import UserError
@@ -31,11 +32,10 @@ _NOT_SENT = {SEALED, "public_key"}
 
 async def create(session: Session, api: Api, **given: Any) -> None:
     """Create a job."""
-    missing = [f"--{name}" for name in ("name", "frequency", "resolution") if given[name] is None]
-    if not given["all_sites"] and not given["site"]:
-        missing.append("--all-sites or --site")
-    if missing:
-        raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
+    has_sites = given["all_sites"] or bool(given["site"])
+    frequency = check_needed(
+        *(given["name"], given["data"], given["frequency"], given["resolution"]), has_sites=has_sites
+    )
     secrets = given_secrets(given["secret"])
     files, access = _options(given)
     if files.transport is None:
@@ -49,7 +49,8 @@ async def create(session: Session, api: Api, **given: Any) -> None:
     known = await _sites(api)
     body = {
         "name": given["name"],
-        "frequency": _frequency(given["frequency"]),
+        "data": given["data"],
+        "frequency": _frequency(frequency),
         "resolution_minutes": given["resolution"],
         "site_ids": _site_ids(known, given["all_sites"], given["site"]),
         "destination": _destination(server),
@@ -63,8 +64,7 @@ async def create(session: Session, api: Api, **given: Any) -> None:
         session.answer.json(job_json(job) | {"first_slot_start": slots[0]["start"]} | secrets.shown_once())
         return
     session.answer.say(
-        f"Created job {job.job_id} {job.settings.name!r}: every {frequency_name(job.settings.frequency_minutes)} at "
-        f"{job.settings.resolution_minutes} min, {sites_text(job, known)}. "
+        f"Created job {job.job_id} {job.settings.name!r}: {rhythm_text(job.settings)}, {sites_text(job, known)}. "
         f"Its first slot is {slots[0]['start']} to {slots[0]['end']}."
     )
     secrets.say_once(session.answer)
@@ -93,7 +93,7 @@ async def show(session: Session, api: Api, job_id: int) -> None:
     facts: list[tuple[str, object]] = [
         ("Job", f"{job.job_id} {job.settings.name}"),
         ("State", state_text(job)),
-        ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
+        ("What", rhythm_text(job.settings)),
         ("Sites", sites_text(job, await _sites(api))),
         *destination_facts(job.settings),
         ("Manifest", "after each run" if job.settings.manifest else "none"),
@@ -206,9 +206,7 @@ def _site_ids(known: list[Site], all_sites: bool, named: list[str] | None) -> li
 
 
 def _frequency(name: str) -> str:
-    if name.strip().lower() not in FREQUENCY_NAMES:
-        raise UserError(f"no export frequency is called {name!r}; allowed: {', '.join(FREQUENCY_NAMES)}")
-    return frequency_name(FREQUENCY_NAMES[name.strip().lower()])
+    return frequency_name(frequency_minutes(name))
 
 
 def _job(shown: dict[str, Any]) -> Job:
@@ -229,7 +227,7 @@ def _job(shown: dict[str, Any]) -> Job:
         JobSettings(
             shown["name"],
             FREQUENCY_NAMES[shown["frequency"]],
-            shown["resolution_minutes"],
+            shown["resolution_minutes"] or NO_RESOLUTION,
             None if site_ids is None else tuple(site_ids),
             shown["destination"]["transport"],
             settings,

@@ -9,7 +9,7 @@ import typer
 from services.api.catalog_queries import AnyConnection, Site, platform_clock, sites
 from services.api.file_settings import destination_text
 from services.api.job_queries import find_job, list_jobs
-from services.api.job_settings import TRANSPORTS, JobSettings, NewJob
+from services.api.job_settings import MEASUREMENTS, TRANSPORTS, JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, pause_job, resume_job
 from services.cli import api_jobs
 from services.cli.https_options import (
@@ -38,6 +38,7 @@ from services.cli.job_destinations import (
 from services.cli.job_options import (
     AllSitesOption,
     CaFileOption,
+    DataOption,
     FrequencyOption,
     JobArgument,
     NameOption,
@@ -45,12 +46,15 @@ from services.cli.job_options import (
     SiteOption,
     TransportOption,
     UrlOption,
+    check_needed,
+    frequency_minutes,
 )
-from services.cli.job_texts import COLUMNS, job_json, job_row, sites_text, state_text
+from services.cli.job_texts import COLUMNS, job_json, job_row, rhythm_text, sites_text, state_text
 from services.cli.secret_options import DropSecretOption, SecretOption, given_secrets
 from services.cli.session import Session, command, wall_clock
 from services.cli.show import utc
-from services.core.schedule import FREQUENCY_NAMES, first_slot, frequency_name
+from services.core.catalog_records import CATALOG
+from services.core.schedule import NO_RESOLUTION, first_slot
 from services.core.times import parse_instant
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
@@ -65,6 +69,7 @@ async def create(
     session: Session,
     *,
     name: NameOption = None,
+    data: DataOption = MEASUREMENTS,
     frequency: FrequencyOption = None,
     resolution: ResolutionOption = None,
     all_sites: AllSitesOption = False,
@@ -97,15 +102,7 @@ async def create(
 
     Example: meterpost jobs create --name Hourly --frequency hour --resolution 60 --all-sites --url https://example.org/in
     """
-    missing = [
-        option
-        for option, value in (("--name", name), ("--frequency", frequency), ("--resolution", resolution))
-        if value is None
-    ]
-    if not all_sites and not site:
-        missing.append("--all-sites or --site")
-    if name is None or frequency is None or resolution is None or missing:
-        raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
+    frequency = check_needed(name, data, frequency, resolution, has_sites=all_sites or bool(site))
     starts_at = None if start is None else _time(start, "--start")
     files = FileOptions(sftp, ftps, directory, host_key, implicit, line_end, keep_formulas, hosted, ca_file)
     if files.transport is not None and url is not None:
@@ -128,12 +125,13 @@ async def create(
             chosen = await _site_ids(connection, organization.organization_id, all_sites, site)
             known = await sites(connection, organization.organization_id)
         settings = JobSettings(
-            name,
-            _frequency(frequency),
-            resolution,
+            name or "",
+            frequency_minutes(frequency),
+            resolution or NO_RESOLUTION,
             chosen,
             server.transport,
             server.settings,
+            data,
             manifest=manifest or False,
         )
         new = NewJob(organization.organization_id, settings, starts_at, server.secrets)
@@ -142,12 +140,14 @@ async def create(
             "SELECT dropped_until FROM measurement_retention WHERE resolution_minutes = $1", resolution
         )
     is_shortened = dropped_until is not None and job.starts_at < dropped_until
-    first = first_slot(max(job.starts_at, dropped_until or job.starts_at), settings.frequency_minutes)
+    first = first_slot(
+        max(job.starts_at, dropped_until or job.starts_at), settings.frequency_minutes, is_catalog=data == CATALOG
+    )
     if session.answer.as_json:
         session.answer.json(job_json(job) | {"first_slot_start": first.start} | given.shown_once())
         return
     session.answer.say(
-        f"Created job {job.job_id} {name!r}: every {frequency} at {resolution} min, {sites_text(job, known)}, "
+        f"Created job {job.job_id} {name!r}: {rhythm_text(settings)}, {sites_text(job, known)}, "
         f"to {server.settings.get('url') or destination_text(server.transport, server.settings)}. "
         f"Its first slot is {utc(first.start)} to {utc(first.end)}."
     )
@@ -189,7 +189,7 @@ async def show(session: Session, job_id: JobArgument) -> None:
     facts: list[tuple[str, object]] = [
         ("Job", f"{job.job_id} {job.settings.name}"),
         ("State", state_text(job)),
-        ("Every", f"{frequency_name(job.settings.frequency_minutes)}, at {job.settings.resolution_minutes} min"),
+        ("What", rhythm_text(job.settings)),
         ("Sites", sites_text(job, known)),
         *destination_facts(job.settings),
         ("Manifest", "after each run" if job.settings.manifest else "none"),
@@ -243,7 +243,7 @@ async def edit(
         server = changed_destination(old, files, url, access, given.changes)
         settings = JobSettings(
             old.name if name is None else name,
-            old.frequency_minutes if frequency is None else _frequency(frequency),
+            old.frequency_minutes if frequency is None else frequency_minutes(frequency),
             resolution or old.resolution_minutes,
             chosen,
             server.transport,
@@ -328,13 +328,6 @@ def _site_id(known: list[Site], text: str) -> int:
         raise UserError(f"several sites are named {text!r}; give the id instead: {', '.join(map(str, matching))}")
     some = ", ".join(repr(one.name) for one in known[:8]) + (", …" if len(known) > 8 else "")
     raise UserError(f"there is no site {text!r}; there are: {some}" if known else "there is no site yet")
-
-
-def _frequency(name: str) -> int:
-    minutes = FREQUENCY_NAMES.get(name.strip().lower())
-    if minutes is None:
-        raise UserError(f"no export frequency is called {name!r}; allowed: {', '.join(FREQUENCY_NAMES)}")
-    return minutes
 
 
 def _https_destination(session: Session, url: str | None, ca_file: Path | None, access: Access) -> dict[str, Any]:

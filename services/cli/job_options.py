@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from services.core.schedule import FREQUENCY_NAMES
+from services.api.job_settings import DATA
+from services.core.catalog_records import CATALOG
+from services.core.schedule import CATALOG_FREQUENCY_MINUTES, FREQUENCY_NAMES, frequency_name
+from services.platform.errors import UserError
 
 _PAIRS = "day: 15, 60; hour: 5, 15, 60; 15min: 1, 5, 15; 5min: 1, 5"
 
@@ -19,6 +22,12 @@ FrequencyOption = Annotated[
 ResolutionOption = Annotated[
     int | None,
     typer.Option("--resolution", metavar="MINUTES", help=f"Of the rows. Allowed with {_PAIRS}.", show_default=False),
+]
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="|".join(DATA), help="What is sent. A catalog goes every day, without a resolution."
+    ),
 ]
 AllSitesOption = Annotated[bool, typer.Option("--all-sites", help="All sites, those to come too.")]
 SiteOption = Annotated[
@@ -41,3 +50,27 @@ CaFileOption = Annotated[
         "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's.", show_default=False
     ),
 ]
+
+
+def check_needed(name: str | None, data: str, frequency: str | None, resolution: int | None, *, has_sites: bool) -> str:
+    """Return the frequency of a new job. Raises UserError, naming everything that is missing."""
+    if data == CATALOG and frequency is None:
+        frequency = frequency_name(CATALOG_FREQUENCY_MINUTES)
+    needed = {"--name": name, "--frequency": frequency}
+    if data != CATALOG:
+        needed["--resolution"] = None if resolution is None else str(resolution)
+    missing = [option for option, value in needed.items() if value is None]
+    if not has_sites:
+        missing.append("--all-sites or --site")
+    if missing or frequency is None:
+        raise UserError(f"a job needs {', '.join(missing)} (see `meterpost jobs create --help`)")
+    return frequency
+
+
+def frequency_minutes(name: str) -> int:
+    """Return the minutes of a frequency. Raises UserError, naming those there are."""
+    try:
+        return FREQUENCY_NAMES[name.strip().lower()]
+    except KeyError:
+        allowed = ", ".join(FREQUENCY_NAMES)
+        raise UserError(f"no export frequency is called {name!r}; allowed: {allowed}") from None

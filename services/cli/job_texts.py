@@ -5,6 +5,7 @@ from typing import Any
 from services.api.catalog_queries import Site
 from services.api.file_settings import destination_text
 from services.api.job_queries import Job
+from services.api.job_settings import JobSettings
 from services.cli.show import Column, utc
 from services.core.schedule import frequency_name
 from services.core.transport_secrets import public_settings
@@ -29,7 +30,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "state": job.state,
         "data": settings.data,
         "frequency": frequency_name(settings.frequency_minutes),
-        "resolution_minutes": settings.resolution_minutes,
+        "resolution_minutes": settings.resolution_minutes or None,
         "site_ids": settings.site_ids,
         "transport": settings.transport,
         "transport_settings": public_settings(settings.transport_settings),
@@ -54,11 +55,17 @@ def job_row(job: Job, known: list[Site]) -> tuple[object, ...]:
         str(job.job_id),
         settings.name,
         frequency_name(settings.frequency_minutes),
-        f"{settings.resolution_minutes} min",
+        f"{settings.resolution_minutes} min" if settings.resolution_minutes else "catalog",
         sites_text(job, known),
         destination_text(settings.transport, settings.transport_settings),
         job.state,
     )
+
+
+def rhythm_text(settings: JobSettings) -> str:
+    """Return what is sent and how often, in a few words."""
+    every = f"every {frequency_name(settings.frequency_minutes)}"
+    return f"{every} at {settings.resolution_minutes} min" if settings.resolution_minutes else f"the catalog, {every}"
 
 
 def sites_text(job: Job, known: list[Site]) -> str:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from services.cli.receiver_journal import JOURNAL, Journal
 from services.core.findings import Finding
-from services.core.part_content import read_content
 from services.core.part_names import PartName, is_temporary, read_part_name
+from services.core.received_content import read_part
 from services.core.received_manifest import ReceivedManifest, read_manifest
 from services.core.received_requests import check_hash, check_signature, read_body, read_request
 from services.core.received_runs import JobCheck, JobTotals, ReceivedPart
@@ -142,7 +142,7 @@ class FolderCheck:
                     manifest = read_manifest(file.name, body, where)
                 else:
                     parts.append(_part(file, where, body))
-                    parts[-1] = parts[-1]._replace(content=read_content(file.name.ending, body))
+                    parts[-1] = parts[-1]._replace(content=read_part(file.name, body))
             except ValueError as error:
                 yield Finding("form" if file.name.part else "manifest", where, str(error))
             else:

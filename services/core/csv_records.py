@@ -31,7 +31,7 @@ def csv_format(line_end: str, *, defuse: bool) -> PartFormat:
     for a formula gets an apostrophe in front.
     """
     end = line_end.encode("ascii")
-    text = _defused_cell if defuse else csv_cell
+    text = defused_cell if defuse else csv_cell
     layout = Layout(functools.partial(_around, text), None, b"")
     return PartFormat(CSV_HEADER.encode("ascii") + end, end, end, ".csv", MAX_FILE_ROWS, None, layout)
 
@@ -42,10 +42,16 @@ def _around(text: Callable[[str], str], names: MeterNames, resolution_minutes: i
     return before.encode(), behind.encode()
 
 
+def was_defused(text: str) -> bool:
+    """Tell whether a cell's text has an apostrophe in front that defuses a formula."""
+    return text.startswith(_DEFUSED_BY) and text[len(_DEFUSED_BY) :].startswith(_FORMULA_BEGINNINGS)
+
+
 def csv_cell(text: str) -> str:
     """Return a text as a cell, in quotes where RFC 4180 wants them."""
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text
 
 
-def _defused_cell(text: str) -> str:
+def defused_cell(text: str) -> str:
+    """Return a text as a cell that no spreadsheet takes for a formula."""
     return csv_cell(_DEFUSED_BY + text if text.startswith(_FORMULA_BEGINNINGS) else text)

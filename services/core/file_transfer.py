@@ -155,8 +155,14 @@ def ftps_server(settings: Mapping[str, Any]) -> FtpsServer:
 
 def file_format(settings: Mapping[str, Any]) -> PartFormat:
     """Return how a job's parts look, whatever else its settings say. Raises ValueError."""
+    line_end, defuse = file_text_options(settings)
+    return csv_format(line_end, defuse=defuse)
+
+
+def file_text_options(settings: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the line end of a job's files, and whether formulas in them are defused. Raises ValueError."""
     found = _Settings(settings)
-    return csv_format(LINE_ENDS[found.line_end()], defuse=found.flag("defuse_formulas", default=True))
+    return LINE_ENDS[found.line_end()], found.flag("defuse_formulas", default=True)
 
 
 def fingerprint(host_key: str) -> str:

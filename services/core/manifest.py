@@ -44,7 +44,8 @@ class Manifest(msgspec.Struct, frozen=True):
     job_name: str
     run: str
     data: str
-    resolution_minutes: int
+    resolution_minutes: int | None
+    """None: a catalog."""
     window_start: str
     window_end: str
     rows: int

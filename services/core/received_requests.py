@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from services.core.part_content import PartContent, read_content
 from services.core.part_names import PartName, read_part_name
+from services.core.received_content import Content, outside_window, read_part
 from services.core.received_manifest import ReceivedManifest, read_manifest
 from services.core.times import from_epoch_milliseconds, iso_seconds
 from services.core.webhooks import SIGNATURE_HEADER, signature
@@ -33,7 +33,7 @@ class Request(NamedTuple):
 class ReceivedBody(NamedTuple):
     """What came in the body: one of the two."""
 
-    content: PartContent | None
+    content: Content | None
     manifest: ReceivedManifest | None
 
 
@@ -82,23 +82,20 @@ def check_hash(request: Request, body: bytes) -> None:
 
 def read_body(request: Request, headers: Mapping[str, str], body: bytes) -> ReceivedBody:
     """Return what the body holds. Raises ValueError where it breaks the contract or is not what the headers say."""
-    resolution = _Headers(headers)("meterpost-resolution-minutes")
     if request.part is None:
         manifest = read_manifest(request.name, body, request.file_name)
-        found = (manifest.content.rows, manifest.content.resolution_minutes)
+        row_count, resolution = manifest.content.rows, manifest.content.resolution_minutes
         content = None
     else:
-        content, manifest = read_content(request.name.ending, body), None
-        found = (content.row_count, content.resolution_minutes)
-        start, end = iso_seconds(request.name.start), iso_seconds(request.name.end)
-        if content.first.measured_at < start or content.last.measured_at >= end:
-            raise ValueError(
-                f"the rows go from {content.first.measured_at} to {content.last.measured_at}, not {start} to {end}"
-            )
-    if (request.row_count, resolution) != (found[0], str(found[1])):
+        content, manifest = read_part(request.name, body), None
+        row_count, resolution = content.row_count, content.resolution_minutes
+        if sentence := outside_window(request.name, content):
+            raise ValueError(sentence)
+    # A catalog has no windows, and so neither a resolution nor the header.
+    said = None if resolution is None else _Headers(headers)("meterpost-resolution-minutes")
+    if (request.row_count, said) != (row_count, None if resolution is None else str(resolution)):
         raise ValueError(
-            f"the body has {found[0]:,} rows of {found[1]} minutes, "
-            f"the headers say {request.row_count:,} of {resolution}"
+            f"the body has {row_count:,} rows of {resolution} minutes, the headers say {request.row_count:,} of {said}"
         )
     return ReceivedBody(content, manifest)
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from services.core.findings import Finding
 from services.core.manifest import ManifestPart
-from services.core.part_content import PartContent, RowKey
 from services.core.part_names import PartName
+from services.core.received_content import Content, out_of_order, outside_window
 from services.core.received_manifest import Chain, ReceivedManifest
 from services.core.times import iso_seconds
 
@@ -24,7 +24,7 @@ class ReceivedPart(NamedTuple):
     where: str
     size: int
     sha256: str
-    content: PartContent | None
+    content: Content | None
 
 
 class JobTotals(NamedTuple):
@@ -139,28 +139,24 @@ def _span(first: int, last: int) -> str:
 
 
 def _rows(parts: Sequence[ReceivedPart]) -> Iterator[Finding]:
-    before: RowKey | None = None
-    resolution: int | None = None
+    before: Content | None = None
     number = 0
     for part in parts:
         content = part.content
         if content is None or part.name.part == number:
             continue
         number = part.name.part or 0
-        start, end = iso_seconds(part.name.start), iso_seconds(part.name.end)
-        if content.first.measured_at < start or content.last.measured_at >= end:
-            span = f"{content.first.measured_at} to {content.last.measured_at}"
-            yield Finding("window", part.where, f"its rows are of {span}, its name says {start} to {end}")
-        if resolution not in {None, content.resolution_minutes}:
-            sentence = f"its rows are of {content.resolution_minutes} minutes, those before of {resolution}"
-            yield Finding("resolution", part.where, sentence)
-        if before is not None and content.first <= before:
-            sentence = (
-                f"it begins with meter {content.first.meter_id} at {content.first.measured_at}, but the part before "
-                f"ends with meter {before.meter_id} at {before.measured_at}: rows are there twice or out of order"
-            )
-            yield Finding("row_order", part.where, sentence)
-        before, resolution = content.last, content.resolution_minutes
+        if sentence := outside_window(part.name, content):
+            yield Finding("window", part.where, sentence)
+        if before is not None:
+            if before.resolution_minutes != content.resolution_minutes:
+                said = (
+                    f"its rows are of {content.resolution_minutes} minutes, those before of {before.resolution_minutes}"
+                )
+                yield Finding("resolution", part.where, said)
+            if sentence := out_of_order(before, content):
+                yield Finding("row_order", part.where, sentence)
+        before = content
 
 
 def _listed(parts: Sequence[ReceivedPart], manifest: ReceivedManifest) -> Iterator[Finding]:
@@ -176,7 +172,7 @@ def _listed(parts: Sequence[ReceivedPart], manifest: ReceivedManifest) -> Iterat
         yield Finding("manifest", manifest.where, f"it does not list {file}, which is here")
 
 
-def _as_listed(part: ReceivedPart, listed: ManifestPart, resolution_minutes: int) -> Iterator[Finding]:
+def _as_listed(part: ReceivedPart, listed: ManifestPart, resolution_minutes: int | None) -> Iterator[Finding]:
     if part.size != listed.bytes or part.sha256 != listed.sha256:
         sentence = (
             f"it has {part.size:,} bytes with SHA-256 {part.sha256}; "

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.core.retry import RetryPolicy
+from services.delivery.catalog_parts import CatalogStore
 from services.delivery.circuits import Circuits
 from services.delivery.connection_tests import ConnectionTests
 from services.delivery.dispatcher import Dispatcher
@@ -102,7 +103,8 @@ def build(
 ) -> Dispatcher:
     """Put the parts together."""
     lease = timedelta(seconds=settings.lease_seconds)
-    freezer = Freezer(stores.rows, transport, at_once=max(1, settings.database_connections // 3))
+    at_once = max(1, settings.database_connections // 3)
+    freezer = Freezer(stores.rows, transport, at_once=at_once, catalogs=CatalogStore(pool))
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )

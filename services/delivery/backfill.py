@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from services.core.schedule import Slot, next_slot
 from services.delivery.model import Version
-from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, PlannedRun, in_force, state_of
+from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, PlannedRun, in_force, state_of, tells_of
 
 
 class Filling(NamedTuple):
@@ -37,7 +37,7 @@ def fill(
             slot = Slot(slot.start, min(slot.end, gap.end))
             if slot.start >= slot.end:
                 break
-            known = filled if filled is not None and filled.resolution_minutes == version.resolution_minutes else None
+            known = filled if tells_of(filled, version) else None
             if limit <= 0 or len(runs) >= MAX_RUNS_AT_ONCE or (known and slot.end > known.until and runs):
                 return Filling(runs, place)
             state = state_of(slot, (), known)

@@ -19,17 +19,24 @@ MAX_ADOPTED = 500
 # As many runs as a job can plan ahead (settings); counting more of them would tell nothing.
 MAX_COUNTED = 10_000
 
+# Up to where slots are due, by resolution; those of catalogs, which have none, by the platform's clock.
+_DUE_UNTIL = """
+SELECT resolution_minutes, closed_until FROM window_closed
+UNION ALL
+SELECT 0::smallint, max(watermark) FROM ingest_progress HAVING max(watermark) IS NOT NULL
+"""
+
 # Jobs that rest and whose next slot's windows are closed now.
-_WAKE_DUE = """
+_WAKE_DUE = f"""
 UPDATE export_job_progress p SET next_attempt_at = $2
 FROM (SELECT r.organization_id, r.job_id
-      FROM window_closed c
+      FROM ({_DUE_UNTIL}) c
       JOIN export_job_progress r ON r.next_resolution_minutes = c.resolution_minutes
                                 AND r.next_slot_end <= c.closed_until
       WHERE r.transport = $1 AND r.next_attempt_at IS NULL AND r.stopped_at IS NULL
       FOR UPDATE OF r SKIP LOCKED) d
 WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
-"""
+"""  # noqa: S608 - put together from constants
 
 # Stopped jobs that somebody resumed since.
 _WAKE_RESUMED = """
@@ -73,16 +80,25 @@ FROM (SELECT r.organization_id, r.job_id
 WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
 """
 
-_NEW = """
+_NEW = f"""
 SELECT j.organization_id, j.job_id, j.starts_at
 FROM export_job j
 WHERE j.deleted_at IS NULL
   AND NOT EXISTS (SELECT FROM export_job_progress p
                   WHERE p.organization_id = j.organization_id AND p.job_id = j.job_id)
   AND EXISTS (SELECT FROM export_job_version v
-              JOIN window_closed c ON c.resolution_minutes = v.resolution_minutes
+              JOIN ({_DUE_UNTIL}) c ON c.resolution_minutes = v.resolution_minutes
               WHERE v.organization_id = j.organization_id AND v.job_id = j.job_id AND v.transport = $1)
 ORDER BY j.job_id LIMIT $2
+"""  # noqa: S608 - put together from constants
+
+# A catalog tells of no time before the day that the first window's follows: with that state measuring began.
+_OPENED = """
+SELECT resolution_minutes, greatest(opened_at, dropped_until) AS opened_at
+FROM window_closed LEFT JOIN measurement_retention USING (resolution_minutes)
+UNION ALL
+SELECT 0::smallint, coalesce((SELECT min(opened_at) FROM window_closed), max(watermark)) - interval '24 hours'
+FROM ingest_progress HAVING max(watermark) IS NOT NULL
 """
 
 _ADOPT = """
@@ -214,10 +230,7 @@ class JobStore:
         Windows before the first closing are empty by definition; later ones may have been dropped by retention.
         """
         async with transaction(self._pool) as connection:
-            rows = await connection.fetch(
-                "SELECT resolution_minutes, greatest(opened_at, dropped_until) AS opened_at "
-                "FROM window_closed LEFT JOIN measurement_retention USING (resolution_minutes)"
-            )
+            rows = await connection.fetch(_OPENED)
         return {row["resolution_minutes"]: row["opened_at"] for row in rows}
 
     async def adopt(self, adopted: Sequence[Adopted]) -> None:
@@ -291,7 +304,7 @@ class JobStore:
                 "ORDER BY paused_from",
                 *key,
             )
-            closed = await connection.fetch("SELECT resolution_minutes, closed_until FROM window_closed")
+            closed = await connection.fetch(_DUE_UNTIL)
             unfinished = await connection.fetchval(_COUNT_UNFINISHED, *key, MAX_COUNTED)
             requests = await connection.fetch(_REQUESTS, *key, row["seen_request"])
         return Job(

@@ -41,7 +41,7 @@ def make_manifest(
         job_name=version.name,
         run=run_id(job_id, slot.start),
         data=version.data,
-        resolution_minutes=version.resolution_minutes,
+        resolution_minutes=version.resolution_minutes or None,
         window_start=iso_seconds(slot.start),
         window_end=iso_seconds(slot.end),
         rows=sum(part.rows for part in listed),

@@ -34,6 +34,7 @@ class Version(NamedTuple):
     data: str
     frequency_minutes: int
     resolution_minutes: int
+    """NO_RESOLUTION: a catalog."""
     site_ids: tuple[int, ...] | None
     transport: str
     settings: Mapping[str, Any]
@@ -59,7 +60,7 @@ class Job(NamedTuple):
     versions: Sequence[Version]
     pauses: Sequence[Pause]
     closed_until: Mapping[int, datetime]
-    """Up to which start all windows are closed, by resolution in minutes."""
+    """Up to which start all windows are closed, by resolution in minutes; without resolution the platform's clock."""
     unfinished_runs: int
     requests: Sequence["Request"] = ()
     """What somebody asked for and was not done yet, in the order of asking."""
@@ -109,6 +110,8 @@ class RowRange(NamedTuple):
     first_measured_at: datetime
     first_meter_id: int
     row_count: int
+    first_record: str | None = None
+    """Of a catalog the key, instead of time and meter, as text."""
 
 
 class FrozenPart(NamedTuple):

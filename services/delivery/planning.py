@@ -59,7 +59,8 @@ def first_plan(starts_at: datetime, opened_at: Mapping[int, datetime], versions:
     if opening is None:
         return None
     begin = floor_to(opening, timedelta(minutes=version.frequency_minutes))
-    slot = first_slot(max(starts_at, begin), version.frequency_minutes)
+    is_catalog = version.data != MEASUREMENTS
+    slot = first_slot(max(starts_at, begin), version.frequency_minutes, is_catalog=is_catalog)
     return plan(slot.start, versions, (), {}, limit=0)
 
 
@@ -80,7 +81,7 @@ def plan(
         version = in_force(versions, planned_until)
         slot = next_slot(planned_until, version.frequency_minutes, version.resolution_minutes)
         due = is_due(slot, closed_until.get(version.resolution_minutes))
-        known = filled if _tells_of(filled, version) else None
+        known = filled if tells_of(filled, version) else None
         is_enough = limit <= 0 or len(runs) >= MAX_RUNS_AT_ONCE or (known and slot.end > known.until and runs)
         if is_enough or not due:
             return Plan(runs, slot, version, due)
@@ -90,7 +91,8 @@ def plan(
         planned_until = slot.end
 
 
-def _tells_of(filled: FilledWindows | None, version: Version) -> bool:
+def tells_of(filled: FilledWindows | None, version: Version) -> bool:
+    """Tell whether these windows say which runs of the version are empty."""
     if filled is None:
         return False
     return version.data == MEASUREMENTS and version.resolution_minutes == filled.resolution_minutes

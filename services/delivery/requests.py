@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from services.core.schedule import Slot, next_slot
+from services.core.catalog_records import CATALOG
+from services.core.schedule import Slot, next_slot, step_of
 from services.core.times import floor_to
 from services.delivery.backfill import fill
 from services.delivery.job_store import JobStore
-from services.delivery.model import Claim, Job, Request
+from services.delivery.model import MEASUREMENTS, Claim, Job, Request
 from services.delivery.planning import Plan, PlannedRun, in_force
 from services.delivery.request_store import RequestStore
 from services.delivery.row_store import RowStore
@@ -47,11 +48,14 @@ class Requests:
     async def _run_now(self, claim: Claim, job: Job, request: Request, following: Plan) -> Plan:
         plan = ended_early(job, following)
         if plan is None:
-            reason = (
-                "the job has a backlog that is sent first"
-                if following.is_next_due
-                else f"no window after {following.next_slot.start.isoformat()} is closed yet"
-            )
+            after = following.next_slot.start.isoformat()
+            reason = f"no window after {after} is closed yet"
+            if following.is_next_due:
+                reason = "the job has a backlog that is sent first"
+            elif following.next_version.data == CATALOG:
+                reason = (
+                    f"the platform's clock is less than a minute after {after}, where the next catalog's time begins"
+                )
             await self._store.refuse(claim, request, self._clock.now(), reason)
             return following
         await self._store.run_now(claim, request, plan, job.versions[-1].version, self._clock.now())
@@ -67,8 +71,10 @@ class Requests:
             return True
         start = max(wanted.start, request.planned_until or wanted.start)
         rest = Slot(start, max(start, wanted.end))
-        resolution_minutes = in_force(job.versions, start).resolution_minutes
-        filled = await self._rows.filled_windows(claim.job.organization_id, resolution_minutes, *rest)
+        version = in_force(job.versions, start)
+        filled = None
+        if version.data == MEASUREMENTS:
+            filled = await self._rows.filled_windows(claim.job.organization_id, version.resolution_minutes, *rest)
         limit = self._planned_runs - job.unfinished_runs
         filling = fill(rest, await self._store.taken(claim, rest), job.versions, limit, filled)
         return await self._store.backfill(claim, request, wanted, filling, self._clock.now())
@@ -94,7 +100,7 @@ def ended_early(job: Job, following: Plan) -> Plan | None:
     closed_until = job.closed_until.get(version.resolution_minutes)
     if closed_until is None or following.is_next_due:
         return None
-    end = min(slot.end, floor_to(closed_until, timedelta(minutes=version.resolution_minutes)))
+    end = min(slot.end, floor_to(closed_until, step_of(version.resolution_minutes)))
     if end <= slot.start:
         return None
     run = PlannedRun(Slot(slot.start, end), version.version, "planned")

@@ -51,8 +51,8 @@ ORDER BY r.slot_start LIMIT 1
 
 _ADD_PART = """
 INSERT INTO export_part (organization_id, job_id, slot_start, part, first_measured_at, first_meter_id, row_count,
-                         byte_count, sha256, is_manifest)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                         first_record, byte_count, sha256, is_manifest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 
 _ADD_MANIFEST = """
@@ -73,8 +73,8 @@ WHERE organization_id = $1 AND job_id = $2 AND slot_start = $3
 """
 
 _NEXT_PART = """
-SELECT p.part, p.first_measured_at, p.first_meter_id, p.row_count, p.byte_count, p.sha256, p.attempt_count,
-       p.next_attempt_at, p.failed_in_a_row,
+SELECT p.part, p.first_measured_at, p.first_meter_id, p.row_count, p.first_record, p.byte_count, p.sha256,
+       p.attempt_count, p.next_attempt_at, p.failed_in_a_row,
        CASE WHEN p.is_manifest THEN (SELECT m.body FROM export_manifest m WHERE m.organization_id = p.organization_id
                                      AND m.job_id = p.job_id AND m.slot_start = p.slot_start) END AS manifest_body
 FROM export_part p WHERE p.organization_id = $1 AND p.job_id = $2 AND p.slot_start = $3 AND p.state = 'waiting'
@@ -214,7 +214,7 @@ class RunStore:
         claim: Claim,
         run: Run,
         parts: Sequence[FrozenPart],
-        intervals: Intervals,
+        intervals: Intervals | None,
         now: datetime,
         manifest: Manifest | None = None,
     ) -> None:
@@ -242,7 +242,7 @@ class RunStore:
                 sum(part.rows.row_count for part in parts),
                 sum(part.byte_count for part in parts),
                 now,
-                *intervals,
+                *(intervals or (None, None, None)),
             )
 
     async def next_part(self, run: Run) -> WaitingPart | None:
@@ -321,7 +321,7 @@ def _occasion(news: News, run: Run, health: JobHealth, attempt: Attempt) -> Occa
 
 
 def _part_from_row(row: asyncpg.Record) -> WaitingPart:
-    rows = RowRange(row["first_measured_at"], row["first_meter_id"], row["row_count"])
+    rows = RowRange(row["first_measured_at"], row["first_meter_id"], row["row_count"], row["first_record"])
     frozen = FrozenPart(rows, row["byte_count"], row["sha256"])
     return WaitingPart(
         row["part"],

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import datetime
 
+from services.core.catalog_records import CATALOG
 from services.core.parts import (
     cut_parts,
     file_stem,
@@ -15,6 +16,7 @@ from services.core.parts import (
     run_id,
 )
 from services.core.retry import Answer, RetryPolicy, Verdict
+from services.delivery.catalog_parts import CatalogStore, catalog_body, catalog_parts
 from services.delivery.kept_parts import KeptParts
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
@@ -32,8 +34,17 @@ RENDERING_DIFFERS = "rendering_differs"
 class Freezer:
     """Renders runs for the first time, and parts of them again and again, always to the same bytes."""
 
-    def __init__(self, rows: RowStore, transport: Transport, *, at_once: int, kept: KeptParts | None = None) -> None:
+    def __init__(
+        self,
+        rows: RowStore,
+        transport: Transport,
+        *,
+        at_once: int,
+        kept: KeptParts | None = None,
+        catalogs: CatalogStore | None = None,
+    ) -> None:
         self._rows = rows
+        self._catalogs = catalogs
         self._transport = transport
         self._kept = kept or KeptParts()
         # The others' short transactions need connections, too.
@@ -45,6 +56,8 @@ class Freezer:
         Raises as RowStore.block, and UserError where the job's settings are of no use.
         """
         part_format = self._transport.part_format(version.settings)
+        if version.data == CATALOG and self._catalogs is not None:
+            return await catalog_parts(self._catalogs, self._turn, self._kept, run, version)
         wanted = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
         following = RowRange(run.slot.start, SMALLEST_METER_ID, wanted)
         parts: list[FrozenPart] = []
@@ -72,13 +85,18 @@ class Freezer:
         kept = self._kept.take(part.sha256)
         if kept is not None:
             return kept
-        part_format = self._transport.part_format(version.settings)
-        block = await self._rows.block(run, version, part_format, part.rows)
-        if not block.row_count:
+        body = await self._render(run, version, part.rows)
+        if body is None:
             return None
-        body = part_format.assemble_block(block, 0, block.row_count)
         is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
         return body if is_same else None
+
+    async def _render(self, run: Run, version: Version, rows: RowRange) -> bytes | None:
+        if version.data == CATALOG and self._catalogs is not None:
+            return await catalog_body(self._catalogs, run, version, rows)
+        part_format = self._transport.part_format(version.settings)
+        block = await self._rows.block(run, version, part_format, rows)
+        return part_format.assemble_block(block, 0, block.row_count) if block.row_count else None
 
 
 class Sender:
@@ -104,7 +122,7 @@ class Sender:
             answer = Answer(
                 Verdict.STOP,
                 RENDERING_DIFFERS,
-                "the stored measurements no longer give the bytes that were fixed when the run was frozen; nothing was "
+                "the stored rows no longer give the bytes that were fixed when the run was frozen; nothing was "
                 "sent: find out who changed them",
             )
         else:

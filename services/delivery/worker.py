@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import structlog
 
+from services.core.catalog_records import CATALOG
 from services.core.retry import Answer, Verdict
 from services.delivery.circuits import Circuits
 from services.delivery.interval_counts import IntervalCounts, Intervals
@@ -165,7 +166,7 @@ class Worker:
     async def _plan(self, claim: Claim, job: Job) -> Plan:
         limit = self._limits.planned_runs - job.unfinished_runs
         due = plan(job.planned_until, job.versions, job.pauses, job.closed_until, limit)
-        if due.is_next_due and limit > 0:
+        if due.is_next_due and limit > 0 and due.next_version.data == MEASUREMENTS:
             # A long way to catch up. Where nothing was measured, a run for each slot would be work without a result.
             filled = await self._filled_windows(job)
             due = plan(job.planned_until, job.versions, job.pauses, job.closed_until, limit, filled)
@@ -186,7 +187,7 @@ class Worker:
         )
 
     async def _freeze(self, claim: Claim, run: Run, version: Version) -> None:
-        if version.data != MEASUREMENTS:
+        if version.data not in {MEASUREMENTS, CATALOG}:
             await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
         try:
             parts, intervals = await self._parts(run, version)
@@ -200,8 +201,10 @@ class Worker:
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
 
-    async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals]:
-        """Render the run, and count side by side how complete it is."""
+    async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals | None]:
+        """Render the run, and count side by side how complete it is; a catalog has no intervals."""
+        if version.data == CATALOG:
+            return await self._freezer.parts(run, version), None
         counting = asyncio.ensure_future(self._stores.intervals.of(run, version))
         try:
             parts = await self._freezer.parts(run, version)
@@ -211,7 +214,9 @@ class Worker:
             await asyncio.gather(counting, return_exceptions=True)
 
     async def _manifest(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> Manifest:
-        completeness = await self._stores.rows.completeness(run, version)
+        completeness = None
+        if version.data == MEASUREMENTS:
+            completeness = await self._stores.rows.completeness(run, version)
         last = await self._stores.runs.last_manifest(run)
         ending = self._transport.part_format(version.settings).ending
         return make_manifest(self._sender.installation_id, run, version, parts, ending, completeness, last)

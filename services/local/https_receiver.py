@@ -33,9 +33,13 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,250}")
 
 
 class Body(msgspec.Struct):
-    """The envelope of a part."""
+    """The envelope of a part: measurements, or a catalog's lists."""
 
-    measurements: list[msgspec.Raw]
+    measurements: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    sites: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    devices: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    inputs: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    meters: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
 class Delivery(NamedTuple):
@@ -133,11 +137,12 @@ def read_delivery(headers: Mapping[str, str], body: bytes) -> Delivery:
     if headers.get("Meterpost-Part") == "manifest":
         return Delivery(part_id, job_id, file_name, int(rows) if rows.isdecimal() else 0, sha256, body)
     try:
-        count = len(msgspec.json.decode(body, type=Body).measurements)
+        envelope = msgspec.json.decode(body, type=Body)
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is not the JSON of an export: {error}") from None
+    count = sum(len(rows_) for rows_ in msgspec.structs.astuple(envelope))
     if str(count) != rows:
-        raise ValueError(f"the body has {count} measurements, Meterpost-Rows says {rows}")
+        raise ValueError(f"the body has {count} rows, Meterpost-Rows says {rows}")
     return Delivery(part_id, job_id, file_name, count, sha256, body)
 
 

@@ -8,15 +8,18 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
-from services.core import manifest, part_content
+from services.core import catalog_content, catalog_records, manifest, part_content
 from services.delivery.notices import Notice
 
 HTTP = Path(__file__).parents[2] / "schemas" / "http"
 STRUCTS: dict[str, type[msgspec.Struct]] = {
+    "catalog.v1": catalog_records.Catalog,
     "manifest.v1": manifest.Manifest,
     "measurements.v1": part_content.Measurements,
     "job-state.v1": Notice,
 }
+MODULES = (part_content, manifest, catalog_records)
+SAMPLES = HTTP.parents[1] / "services" / "api" / "http" / "samples"
 EXAMPLES = sorted((HTTP / "examples").glob("*.json"))
 
 
@@ -37,8 +40,9 @@ def test_struct_and_schema_have_the_same_fields(name: str) -> None:
     assert schema["title"] == STRUCTS[name].__name__
     assert_same_fields(STRUCTS[name], schema)
     for part, definition in schema.get("$defs", {}).items():
-        if definition["type"] == "object":
-            assert_same_fields(getattr(part_content, part, None) or getattr(manifest, part), definition)
+        if definition.get("type") == "object":
+            struct = next(getattr(module, part) for module in MODULES if hasattr(module, part))
+            assert_same_fields(struct, definition)
 
 
 def test_every_body_has_an_example() -> None:
@@ -58,3 +62,9 @@ def test_examples_are_valid_and_survive_the_struct(example: Path) -> None:
 def test_the_kit_takes_the_example_of_measurements() -> None:
     body = (HTTP / "examples" / "measurements.v1.three.json").read_bytes()
     assert part_content.read_content(".json", body).row_count == 3
+
+
+def test_the_kit_takes_the_example_of_a_catalog_which_is_the_data_sample() -> None:
+    body = (HTTP / "examples" / "catalog.v1.sample.json").read_bytes()
+    assert catalog_content.read_catalog(".json", body).row_count == 8
+    assert body == (SAMPLES / "catalog.json").read_bytes()

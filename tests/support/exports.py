@@ -126,6 +126,7 @@ class Exports:
         sites: Sequence[int] | None = None,
         name: str = "Hourly",
         transport: str = "https",
+        data: str = "meters_measurements",
     ) -> int:
         """Add a job with a first version and return its id."""
         [job_id] = await self.column(
@@ -140,6 +141,7 @@ class Exports:
             sites=sites,
             name=name,
             transport=transport,
+            data=data,
         )
         return int(job_id)
 
@@ -154,16 +156,49 @@ class Exports:
         sites: Sequence[int] | None = None,
         name: str = "Hourly",
         transport: str = "https",
+        data: str = "meters_measurements",
     ) -> None:
         """Edit a job."""
         await self.execute(
             "INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data, "
             "frequency_minutes, resolution_minutes, site_ids, transport, transport_settings) "
             "SELECT 1, $1, (SELECT count(*) + 1 FROM export_job_version WHERE job_id = $1), $2, $3, "
-            "'meters_measurements', $4, $5, $6, $8, $7",
+            "$9, $4, $5, $6, $8, $7",
             job_id, effective_from, name, frequency, resolution, None if sites is None else list(sites),
-            json.dumps(settings), transport,
+            json.dumps(settings), transport, data,
         )  # fmt: skip
+
+    async def clock(self, instant: datetime) -> None:
+        """Set the platform's clock, which is the arrival of readings."""
+        await self.execute(
+            "INSERT INTO ingest_progress (topic, partition, next_offset, watermark, epoch, owner) "
+            "VALUES ('readings.logger', 0, 0, $1, 1, 'test') "
+            "ON CONFLICT (topic, partition) DO UPDATE SET watermark = excluded.watermark",
+            instant,
+        )
+
+    async def add_catalog_job(self, settings: Mapping[str, Any], **more: Any) -> int:
+        """Add a catalog job with a first version and return its id."""
+        more = {"frequency": 1440, "resolution": 0, "name": "Catalog", "data": "catalog"} | more
+        return await self.add_job(settings, **more)
+
+    async def attach(self) -> None:
+        """Register loggers with two inputs each for the odd meters, and one bridge for the others."""
+        await self.execute(
+            """
+            INSERT INTO device (device_id, organization_id, kind, revision)
+            SELECT DISTINCT 'LG-' || lpad((meter_id / 4)::text, 6, '0'), 1, 'logger', 1 FROM meter
+            UNION ALL SELECT 'BR-000001', 1, 'bridge', 1
+            """
+        )
+        await self.execute(
+            "INSERT INTO input_attachment SELECT 'LG-' || lpad((meter_id / 4)::text, 6, '0'), meter_id / 2 % 2 + 1, "
+            "'2026-01-01Z', 1, meter_id FROM meter WHERE meter_id % 2 = 1"
+        )
+        await self.execute(
+            "INSERT INTO bridge_attachment SELECT 'BR-000001', meter_id, '-infinity', 1, true FROM meter "
+            "WHERE meter_id % 2 = 0"
+        )
 
     async def runs(self, job_id: int) -> list[tuple[datetime, str, int, int]]:
         """Return slot, state, parts and rows of a job's runs."""

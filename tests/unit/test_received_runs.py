@@ -133,14 +133,15 @@ def test_what_is_missing_of_a_run_that_is_arriving_may_yet_come() -> None:
 
 def test_the_rows_of_parts_follow_one_another_in_their_window() -> None:
     first, second, third = whole(0)
-    assert first.content is not None
+    assert isinstance(first.content, PartContent)
+    assert isinstance(third.content, PartContent)
     early = first.content._replace(first=RowKey("2026-11-20T09:45:00Z", 1))
     late = first.content._replace(last=RowKey("2026-11-20T11:00:00Z", 1))
     for content in (early, late):
         assert told(found(([first._replace(content=content)], None))) == [("part_missing", True), ("window", True)]
     again = second._replace(content=first.content)
     assert told(found(([first, again, third], None))) == [("row_order", True)]
-    hourly = third._replace(content=third.content._replace(resolution_minutes=60) if third.content else None)
+    hourly = third._replace(content=third.content._replace(resolution_minutes=60))
     assert told(found(([first, second, hourly], None))) == [("resolution", True)]
 
 

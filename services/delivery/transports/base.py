@@ -25,6 +25,7 @@ class OutgoingPart:
     parts: int
     slot: Slot
     resolution_minutes: int
+    """NO_RESOLUTION: a catalog."""
     row_count: int
     sha256: bytes
     file_name: str

@@ -120,7 +120,7 @@ class HttpsDestination:
             "Meterpost-Window-Start": iso_seconds(part.slot.start),
             "Meterpost-Window-End": iso_seconds(part.slot.end),
             "Meterpost-Rows": str(part.row_count),
-            "Meterpost-Resolution-Minutes": str(part.resolution_minutes),
+            **({"Meterpost-Resolution-Minutes": str(part.resolution_minutes)} if part.resolution_minutes else {}),
             "Meterpost-Content-SHA256": part.sha256.hex(),
             "Meterpost-Filename": part.file_name,
             **({"Meterpost-Resend": str(part.resend_count)} if part.resend_count else {}),

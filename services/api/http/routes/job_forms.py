@@ -10,12 +10,22 @@ from services.api.http.decoding import Id, Instant, Name
 from services.api.http.problems import invalid
 from services.api.job_queries import Job
 from services.api.job_settings import HttpsAccess, JobSettings, https_settings
+from services.core.catalog_records import CATALOG
 from services.core.file_transfer import parse_host_key
-from services.core.schedule import FREQUENCY_NAMES, check_pair, frequency_name
+from services.core.schedule import (
+    CATALOG_FREQUENCY_MINUTES,
+    FREQUENCY_NAMES,
+    NO_RESOLUTION,
+    check_schedule,
+    frequency_name,
+)
 from services.core.transport_secrets import public_settings
 
 Frequency = Literal["day", "hour", "15min", "5min"]
-Resolution = Annotated[Literal[1, 5, 15, 60], msgspec.Meta(description="Minutes.")]
+Data = Literal["meters_measurements", "catalog"]
+Resolution = Annotated[
+    Literal[1, 5, 15, 60] | None, msgspec.Meta(description="Minutes; of measurements only, which need one.")
+]
 Line = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 Pem = Annotated[str, msgspec.Meta(max_length=200_000, description="Certificates as PEM.")]
 Secret = Annotated[str, msgspec.Meta(max_length=65_536)]
@@ -72,10 +82,12 @@ class JobBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A job to be created."""
 
     name: Name
-    data: Literal["meters_measurements"] = "meters_measurements"
+    data: Annotated[Data, msgspec.Meta(description="catalog: sites, devices, inputs and meters, every day.")] = (
+        "meters_measurements"
+    )
     site_ids: SiteIds | None = None
     frequency: Frequency
-    resolution_minutes: Resolution
+    resolution_minutes: Resolution = None
     destination: Destination
     secrets: Secrets = msgspec.field(default_factory=dict)
     manifest: bool = False
@@ -105,7 +117,7 @@ class JobShown(msgspec.Struct, frozen=True):
     state: Literal["active", "paused", "stopped", "paused by failures"]
     site_ids: list[int] | None
     frequency: str
-    resolution_minutes: int
+    resolution_minutes: int | None
     destination: dict[str, Any]
     secrets: list[str]
     public_key: str | None
@@ -134,7 +146,7 @@ def shown(job: Job) -> JobShown:
         state=job.state,
         site_ids=None if settings.site_ids is None else list(settings.site_ids),
         frequency=frequency_name(settings.frequency_minutes),
-        resolution_minutes=settings.resolution_minutes,
+        resolution_minutes=settings.resolution_minutes or None,
         public_key=public.pop("public_key", None),
         destination={"transport": settings.transport, **public},
         secrets=secrets,
@@ -156,11 +168,9 @@ def new_settings(body: JobBody) -> tuple[JobSettings, dict[str, str | None]]:
     """Return what a new job is told, and its secrets. Raises Problem, or UserError for a destination that is wrong."""
     transport, public, secrets = to_stored(body.destination, body.secrets, {})
     frequency = FREQUENCY_NAMES[body.frequency]
-    check_frequency(frequency, body.resolution_minutes)
+    resolution = checked_resolution(body.data, frequency, body.resolution_minutes)
     sites = None if body.site_ids is None else tuple(sorted(set(body.site_ids)))
-    settings = JobSettings(
-        *(body.name, frequency, body.resolution_minutes, sites, transport, public, body.data, body.manifest)
-    )
+    settings = JobSettings(*(body.name, frequency, resolution, sites, transport, public, body.data, body.manifest))
     return settings, secrets
 
 
@@ -193,9 +203,11 @@ def to_stored(
     return "sftp", public, secrets
 
 
-def check_frequency(frequency: int, resolution: int) -> None:
-    """Raise Problem, naming what is allowed, for a pair that is not offered."""
+def checked_resolution(data: str, frequency: int, resolution: int | None) -> int:
+    """Return the resolution as it is stored. Raises Problem, naming what is allowed, for what is not offered."""
     try:
-        check_pair(frequency, resolution)
+        check_schedule(data, frequency, resolution)
     except ValueError as error:
-        raise invalid("resolution_minutes", str(error)) from None
+        is_frequency = data == CATALOG and frequency != CATALOG_FREQUENCY_MINUTES
+        raise invalid("frequency" if is_frequency else "resolution_minutes", str(error)) from None
+    return resolution or NO_RESOLUTION

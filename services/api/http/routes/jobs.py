@@ -1,6 +1,7 @@
 """Export jobs: created, shown, changed, copied, paused, ended."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from services.api.http.routes.job_forms import (
     JobBody,
     JobChanges,
     JobShown,
-    check_frequency,
+    checked_resolution,
     new_settings,
     shown,
     to_stored,
@@ -22,6 +23,7 @@ from services.api.http.routes.job_forms import (
 from services.api.job_queries import Job, JobFilter, find_job, jobs_page
 from services.api.job_settings import JobSettings, NewJob
 from services.api.job_store import create_job, delete_job, edit_job, locked_job, pause_job, resume_job
+from services.core.catalog_records import CATALOG
 from services.core.schedule import FREQUENCY_NAMES, Slot, first_slot, next_slot
 from services.core.transport_secrets import SEALED, job_place
 from services.core.windows import DEFAULT_GRACE
@@ -56,7 +58,10 @@ class CopyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SlotShown(msgspec.Struct, frozen=True):
-    """A period that a run covers; due when all its windows are closed, which `due_at` is at the earliest."""
+    """A period that a run covers; due when all its windows are closed, which `due_at` is at the earliest.
+
+    A catalog is that of the slot's end, and due then.
+    """
 
     start: Instant
     end: Instant
@@ -159,6 +164,7 @@ async def show_slots(call: Call) -> Answer:
     grace = await call.connection.fetchval(
         "SELECT grace FROM window_grace WHERE resolution_minutes = $1 ORDER BY from_start DESC LIMIT 1", resolution
     )
+    is_catalog = job.settings.data == CATALOG
     slots: list[Slot] = []
     for _number in range(SLOTS):
         if slots:
@@ -166,9 +172,9 @@ async def show_slots(call: Call) -> Answer:
         elif job.next_slot_start is not None:
             slot = next_slot(job.next_slot_start, frequency, resolution)
         else:
-            slot = first_slot(job.starts_at, frequency)
+            slot = first_slot(job.starts_at, frequency, is_catalog=is_catalog)
         slots.append(slot)
-    due_after = grace or DEFAULT_GRACE
+    due_after = timedelta() if is_catalog else grace or DEFAULT_GRACE
     return Answer(Slots([SlotShown(slot.start, slot.end, slot.end + due_after) for slot in slots]))
 
 
@@ -201,8 +207,8 @@ async def _moved(call: Call, before: Job, action: str) -> Answer:
 def _changed(before: JobSettings, changes: JobChanges) -> tuple[JobSettings, dict[str, str | None]]:
     unset = msgspec.UNSET
     frequency = before.frequency_minutes if changes.frequency is unset else FREQUENCY_NAMES[changes.frequency]
-    resolution = before.resolution_minutes if changes.resolution_minutes is unset else changes.resolution_minutes
-    check_frequency(frequency, resolution)
+    wanted = before.resolution_minutes if changes.resolution_minutes is unset else changes.resolution_minutes
+    resolution = checked_resolution(before.data, frequency, wanted)
     secrets: dict[str, str | None] = dict(changes.secrets)
     transport, public = before.transport, dict(before.transport_settings)
     if changes.destination is not unset:
