@@ -16,7 +16,7 @@ from services.api.catalog_store import (
     NewSite,
     catalog_change,
 )
-from services.api.job_queries import list_jobs
+from services.api.job_queries import Job, list_jobs
 from services.api.job_settings import JobSettings, NewJob, https_settings
 from services.api.job_store import create_job, delete_job, edit_job
 from services.core.conversion import Utility
@@ -206,12 +206,17 @@ async def move_jobs(pool: Pool, to: Destination, vault: Vault, *, now: datetime)
     names = {name for name, _frequency, _resolution in _JOBS}
     for job in jobs:
         if job.settings.name in names:
-            # Whatever else somebody has set since, stays.
-            moved = {**job.settings.transport_settings, **to.settings()}
-            settings = replace(job.settings, transport_settings=moved)
-            # A second secret would only say the same, or take the place of somebody's own.
-            secrets = {} if signing_secrets(moved.get(SEALED, {})) else to.secrets()
-            await edit_job(pool, organization_id, job.job_id, settings, now, secrets=secrets, vault=vault)
+            await move_job(pool, job, to, vault, now=now)
+
+
+async def move_job(pool: Pool, job: Job, to: Destination, vault: Vault, *, now: datetime) -> None:
+    """Point a job at the demo's receiver."""
+    # Whatever else somebody has set since, stays.
+    moved = {**job.settings.transport_settings, **to.settings()}
+    settings = replace(job.settings, transport_settings=moved)
+    # A second secret would only say the same, or take the place of somebody's own.
+    secrets = {} if signing_secrets(moved.get(SEALED, {})) else to.secrets()
+    await edit_job(pool, job.organization_id, job.job_id, settings, now, secrets=secrets, vault=vault)
 
 
 async def demo_meters(pool: Pool) -> list[DemoMeter]:

@@ -17,6 +17,7 @@ from services.api.job_store import NO_KEYS
 from services.core.times import floor_to
 from services.local.certificates import ensure_certificates
 from services.local.demo_catalog import ORGANIZATION, Destination, backfill_recent, has_jobs, move_jobs, seed, seed_jobs
+from services.local.demo_catalog_job import ensure_catalog_job
 from services.local.demo_file_jobs import ensure_file_jobs
 from services.local.demo_hosted import ensure_customer
 from services.local.demo_receivers import FileReceiver
@@ -63,6 +64,7 @@ async def seed_demo(
         await ensure_customer(pool, hosted_customer_key)
     with_hosted = hosted_customer_key is not None
     await ensure_file_jobs(pool, files, vault, with_hosted=with_hosted, starts_at=starts_at, now=now)
+    await ensure_catalog_job(pool, destination, vault, starts_at=starts_at, now=now)
     if is_new:
         await seed_jobs(pool, destination, vault, starts_at=starts_at, now=now)
         return created

@@ -56,7 +56,7 @@ def test_the_demo_is_seeded_once_and_its_jobs_follow_the_receiver(database_url: 
     assert _names(tmp_path / "server.pem") == ["localhost", HOST]
     meters, newest = asyncio.run(_meters_and_newest_settings(database_url))
     assert meters == 20
-    assert len(newest) == 4
+    assert len(newest) == 5
     assert all(f"https://{HOST}:8443/meterpost" in settings for settings in newest)
 
 

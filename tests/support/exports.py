@@ -179,8 +179,8 @@ class Exports:
 
     async def add_catalog_job(self, settings: Mapping[str, Any], **more: Any) -> int:
         """Add a catalog job with a first version and return its id."""
-        more = {"frequency": 1440, "resolution": 0, "name": "Catalog", "data": "catalog"} | more
-        return await self.add_job(settings, **more)
+        daily: dict[str, Any] = {"frequency": 1440, "resolution": 0, "name": "Catalog", "data": "catalog"}
+        return await self.add_job(settings, **{**daily, **more})
 
     async def attach(self) -> None:
         """Register loggers with two inputs each for the odd meters, and one bridge for the others."""
