@@ -54,6 +54,8 @@ CaFileOption = Annotated[
 
 def check_needed(name: str | None, data: str, frequency: str | None, resolution: int | None, *, has_sites: bool) -> str:
     """Return the frequency of a new job. Raises UserError, naming everything that is missing."""
+    if data not in DATA:
+        raise UserError(f"there is no data called {data!r} to export; allowed: {', '.join(DATA)}")
     if data == CATALOG and frequency is None:
         frequency = frequency_name(CATALOG_FREQUENCY_MINUTES)
     needed = {"--name": name, "--frequency": frequency}

@@ -40,6 +40,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield made
 
 
+def catalogs(folder: Path) -> list[Path]:
+    return list(folder.rglob("*_catalog_*_1of1.json"))
+
+
 def csv_files(folder: Path) -> list[Path]:
     return list(folder.glob("[0-9]*.csv"))
 
@@ -69,6 +73,7 @@ def test_the_first_delivery_arrives_within_a_minute_and_the_lines_tell_everythin
         eventually(partial(csv_files, Path(there["folder"])), 30, because="files arrive")
     hosted = endpoints["hosted_folder"]
     eventually(partial(csv_files, Path(hosted["folder"])), 30, because="a customer fetches from the hosted folder")
+    eventually(partial(catalogs, Path(https["folder"])), 30, because="the catalog arrives without waiting for midnight")
     words = ("readings stored: ", "lag ", "windows closed: ", "parts delivered: ", "readings refused: ")
     eventually(lambda: demo.said(*words), 20, because="a line with all numbers")
     password = endpoints["database"].split(":")[2].partition("@")[0]

@@ -96,7 +96,7 @@ async def test_a_dry_run_is_what_is_delivered_then(
             await until_states(exports, chosen, ["delivered"])
         assert (await api.get(f"/v1/jobs/{job_id}/dry-run?slot=2026-11-20T10:20:00Z", token)).json["is_closed"] is True
         [shown] = (await api.get(f"/v1/runs?job_id={job_id}", token)).json["runs"]
-        assert (shown["state"], shown["row_count"], shown["intervals_expected"]) == ("delivered", 6_782, None)
+        assert (shown["state"], shown["rows"], shown["intervals_expected"]) == ("delivered", 6_782, None)
     by_job = {job: [r for r in receiver.accepted if r.headers["Meterpost-Job"] == str(job)] for job in (job_id, chosen)}
     for job, dry in ((job_id, tried), (chosen, few)):
         assert [part["sha256"] for part in dry["parts"]] == [
@@ -164,6 +164,7 @@ async def test_what_arrived_is_proved_sound_by_the_receivers_check(exports: Expo
     async with in_process_sftp(by_key=True)(tmp_path, certificates) as files:
         job_id = await exports.add_catalog_job(dict(files.settings), transport="sftp")
         await exports.execute("UPDATE export_job_version SET manifest = true")
+        await exports.closed(15, at(9), opened_at=at(8))
         await exports.clock(DAY + timedelta(days=2))
         async with delivering(exports.url, transport="sftp"):
             await until_states(exports, job_id, ["delivered"] * 2, 30)
