@@ -1,6 +1,8 @@
 """Catalog jobs by the real delivery: what is in them, that they are frozen, and when they come."""
 
+import asyncio
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -12,7 +14,12 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from services.api.request_store import request_backfill, request_resend, request_run_now
+from services.core.catalog_content import read_catalog
 from services.core.received_requests import check_hash, read_body, read_request
+from services.core.schedule import Slot
+from services.delivery.catalog_parts import CatalogStore, catalog_body, catalog_parts
+from services.delivery.kept_parts import KeptParts
+from services.delivery.model import JobKey, Run, Version
 from services.local.certificates import ensure_certificates
 from services.platform.clock import SystemClock
 from services.platform.postgres import Pool
@@ -229,6 +236,35 @@ async def test_records_are_those_in_force_at_the_slots_end_as_known_when_planned
     assert receiver.accepted[1].headers["Meterpost-Window-End"] == "2026-11-20T00:00:00Z"
     assert [meter["id"] for meter in now["meters"]] == [1, 2]
     assert "LG-OTHER" not in {device["id"] for device in now["devices"]}
+
+
+async def test_pages_of_any_size_make_the_same_parts(exports: Exports, pool: Pool) -> None:
+    await exports.seed(meters=30, sites=4)
+    await exports.attach()
+    # Sorted as bytes, not as the database's language sorts; two inputs of one device on either side of a page's end.
+    await exports.execute(
+        "INSERT INTO device (device_id, organization_id, kind, revision) "
+        "SELECT name, 1, 'logger', 1 FROM unnest(ARRAY['a', 'Z', 'é', '-']) name"
+    )
+    await exports.execute(
+        "INSERT INTO input_attachment SELECT 'Z', n, '-infinity', 1, n + 1 FROM generate_series(0, 9) n"
+    )
+    run = Run(JobKey(1, 1), Slot(DAY, NEXT_DAY), 1, 1, False, 0, DAY)
+    for sites in (None, (2, 3)):
+        version = Version(1, DAY, "Catalog", "catalog", 1440, 0, sites, "https", {})
+        found = [
+            await catalog_parts(CatalogStore(pool, size), asyncio.Semaphore(1), KeptParts(), run, version)
+            for size in (1, 7, 10_000)
+        ]
+        assert found[0] == found[1] == found[2]
+        [part] = found[0]
+        body = await catalog_body(CatalogStore(pool), run, version, part.rows)
+        assert body is not None
+        assert hashlib.sha256(body).digest() == part.sha256
+        assert read_catalog(".json", body).row_count == part.rows.row_count
+        devices = [device["id"] for device in json.loads(body)["devices"]]
+        assert devices == sorted(devices, key=str.encode)
+        assert ("é" in devices) == (sites is None)
 
 
 async def test_run_now_ends_the_day_early_and_the_rest_follows(
