@@ -15,8 +15,11 @@ from services.core.parts import (
     run_id,
 )
 from services.core.retry import Answer, RetryPolicy, Verdict
+from services.delivery.interval_counts import Tally
 from services.delivery.kept_parts import KeptParts
+from services.delivery.manifests import Summary, summary
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
+from services.delivery.row_lines import Lines, Taken
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
 from services.delivery.run_store import Attempt
 from services.delivery.transports.base import OutgoingPart, Receiver, Transport
@@ -24,8 +27,10 @@ from services.platform.clock import Clock
 from services.platform.crash_points import crash_point
 from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
 
-# Read and rendered in one go.
+# Rendered in one go.
 BLOCK_ROWS = 20_000
+# Read in one go, while others wait for their turn; some tenths of a second.
+PIECE_ROWS = 200_000
 RENDERING_DIFFERS = "rendering_differs"
 
 
@@ -39,33 +44,41 @@ class Freezer:
         # The others' short transactions need connections, too.
         self._turn = asyncio.Semaphore(at_once)
 
-    async def parts(self, run: Run, version: Version) -> list[FrozenPart]:
-        """Return what the parts of the run are. Holds one block of rows, and of the parts as many as may be kept.
+    async def parts(self, run: Run, version: Version, tally: Tally) -> list[FrozenPart]:
+        """Return what the parts of the run are, and have all its rows counted.
 
-        Raises as RowStore.block, and UserError where the job's settings are of no use.
+        Holds one block of rows, and of the parts as many as may be kept. Raises as RowStore.block, and UserError where
+        the job's settings are of no use.
         """
         part_format = self._transport.part_format(version.settings)
-        wanted = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
-        following = RowRange(run.slot.start, SMALLEST_METER_ID, wanted)
-        parts: list[FrozenPart] = []
+        block_rows = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
+        following = RowRange(run.slot.start, SMALLEST_METER_ID, PIECE_ROWS)
+        lines, parts = Lines(), list[FrozenPart]()
+
+        async def cut(taken: Taken, *, is_end: bool = False) -> int:
+            """Cut lines into parts; return how many lines they took, as what does not fill a part waits for more."""
+            nonlocal following
+            block = await self._rows.rendered(run, version, part_format, taken)
+            done = 0
+            for found in cut_parts(part_format, block, is_end=is_end):
+                sha256 = hashlib.sha256(found.body).digest()
+                self._kept.keep(sha256, found.body)
+                parts.append(FrozenPart(block.rows(found.first, found.row_count), len(found.body), sha256))
+                done += found.row_count
+            block.count(tally, done)
+            if taken.lines:
+                last = block.rows(len(taken.lines) - 1, PIECE_ROWS)
+                following = last._replace(first_meter_id=last.first_meter_id + 1)
+            return done
+
         while True:
             async with self._turn:
-                block = await self._rows.block(run, version, part_format, following)
-            is_end = block.row_count < wanted
-            done = 0
-            for cut in cut_parts(part_format, block, is_end=is_end):
-                frozen = FrozenPart(
-                    block.rows(cut.first, cut.row_count), len(cut.body), hashlib.sha256(cut.body).digest()
-                )
-                self._kept.keep(frozen.sha256, cut.body)
-                parts.append(frozen)
-                done += cut.row_count
+                row_count = await self._rows.read(run, version, following, lines, block_rows, cut)
+            is_end = row_count < PIECE_ROWS
+            rest = lines.take()
+            lines.put_back(rest.behind(await cut(rest, is_end=is_end)))
             if is_end:
                 return parts
-            # What did not fill a part begins the next block; the run's last row does so when the block ended with it.
-            following = block.rows(min(done, block.row_count - 1), wanted)
-            if done == block.row_count:
-                following = following._replace(first_meter_id=following.first_meter_id + 1)
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
@@ -126,17 +139,19 @@ class Sender:
 
     def _outgoing(self, run: Run, version: Version, part: WaitingPart, body: bytes) -> OutgoingPart:
         job_id = run.job.job_id
+        said = Summary(0) if part.manifest_body is None else summary(part.manifest_body)
+        section = said.section.number, said.section.of
         outgoing = OutgoingPart(
-            part_id=manifest_id(self.installation_id, job_id, run.slot.start),
+            part_id=manifest_id(self.installation_id, job_id, run.slot.start, *section),
             job_id=job_id,
             run_id=run_id(job_id, run.slot.start),
             part=part.number,
             parts=run.part_count,
             slot=run.slot,
             resolution_minutes=version.resolution_minutes,
-            row_count=run.row_count,
+            row_count=said.rows,
             sha256=part.frozen.sha256,
-            file_name=manifest_file_name(job_id, version.name, version.data, *run.slot),
+            file_name=manifest_file_name(job_id, version.name, version.data, *run.slot, *section),
             body=body,
             is_manifest=True,
             resend_count=run.resend_count,

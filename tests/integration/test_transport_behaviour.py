@@ -387,6 +387,17 @@ async def test_a_kept_connection_that_died_costs_no_attempt(server: FileServer) 
     assert len(server.files()) == 2
 
 
+async def test_parts_follow_one_another_over_one_connection(server: FileServer) -> None:
+    names = [f"7-Hourly_{number}of4.csv" for number in (1, 2, 3, 4)]
+    async with FaultProxy(LOOPBACK, server.port).running() as proxy, transport_of(server) as transport:
+        for name in [*names, *names[:1]]:
+            # As the worker does: settings are opened for each attempt.
+            destination = transport.destination({**server.settings, **at_port(server, proxy.port)})
+            assert (await destination.send(part(name=name))).verdict is Verdict.DELIVERED
+        assert proxy.accepted == 1
+    assert len(server.files()) == 4
+
+
 class FullDisk(asyncssh.SFTPServer):
     async def write(self, file_obj: object, offset: int, data: bytes) -> int:
         raise asyncssh.SFTPNoSpaceOnFilesystem("no space")
