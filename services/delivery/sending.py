@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from services.core.parts import (
+    PartFormat,
     cut_parts,
     file_stem,
     manifest_file_name,
@@ -19,6 +21,7 @@ from services.delivery.interval_counts import Tally
 from services.delivery.kept_parts import KeptParts
 from services.delivery.manifests import Summary, summary
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
+from services.delivery.read_ahead import ReadAhead, Rendered
 from services.delivery.row_lines import Lines, Taken
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
 from services.delivery.run_store import Attempt
@@ -31,6 +34,7 @@ from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY
 BLOCK_ROWS = 20_000
 # Read in one go, while others wait for their turn; some tenths of a second.
 PIECE_ROWS = 200_000
+MOST_BYTES_AHEAD = 16 * 1024 * 1024
 RENDERING_DIFFERS = "rendering_differs"
 
 
@@ -43,6 +47,9 @@ class Freezer:
         self._kept = kept or KeptParts()
         # The others' short transactions need connections, too.
         self._turn = asyncio.Semaphore(at_once)
+        self._ahead = ReadAhead(self._further)
+        # A store of their own, lest runs that were just frozen leave no room for them.
+        self._kept_ahead = KeptParts(MOST_BYTES_AHEAD)
 
     async def parts(self, run: Run, version: Version, tally: Tally) -> list[FrozenPart]:
         """Return what the parts of the run are, and have all its rows counted.
@@ -51,7 +58,7 @@ class Freezer:
         the job's settings are of no use.
         """
         part_format = self._transport.part_format(version.settings)
-        block_rows = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
+        block_rows = _block_rows(part_format)
         following = RowRange(run.slot.start, SMALLEST_METER_ID, PIECE_ROWS)
         lines, parts = Lines(), list[FrozenPart]()
 
@@ -82,16 +89,52 @@ class Freezer:
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
-        kept = self._kept.take(part.sha256)
-        if kept is not None:
-            return kept
+        body = self._kept.take(part.sha256)
+        if body is None:
+            await self._ahead.wait(run)
+            body = self._kept_ahead.take(part.sha256)
+        if body is None:
+            cut, following = await self._cut_again(run, version, part.rows)
+            if not cut or cut[0][0] != part.sha256:
+                return None
+            body = cut[0][1]
+            self._ahead.note(run, self._keep(cut[1:], following, part.sha256))
+        self._ahead.taken(run, version, part.sha256)
+        return body
+
+    async def _further(self, run: Run, version: Version, place: RowRange) -> Rendered | None:
+        """Render the parts that begin at a place, and keep them."""
+        cut, following = await self._cut_again(run, version, place)
+        return self._keep(cut, following, cut[-1][0]) if cut else None
+
+    def _keep(self, cut: Sequence[tuple[bytes, bytes]], following: RowRange | None, last: bytes) -> Rendered:
+        for sha256, body in cut:
+            self._kept_ahead.keep(sha256, body)
+        return Rendered(cut[-1][0] if cut else last, following)
+
+    async def _cut_again(
+        self, run: Run, version: Version, place: RowRange
+    ) -> tuple[list[tuple[bytes, bytes]], RowRange | None]:
+        """Return hashes and bytes of parts of which the first begins at `place`, and where the next one begins."""
         part_format = self._transport.part_format(version.settings)
-        block = await self._rows.block(run, version, part_format, part.rows)
-        if not block.row_count:
-            return None
-        body = part_format.assemble_block(block, 0, block.row_count)
-        is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
-        return body if is_same else None
+        rows = place._replace(row_count=_block_rows(part_format))
+        async with self._turn:
+            block = await self._rows.block(run, version, part_format, rows)
+        is_end = block.row_count < rows.row_count
+        cut, done = [], 0
+        for found in cut_parts(part_format, block, is_end=is_end):
+            cut.append((hashlib.sha256(found.body).digest(), found.body))
+            done += found.row_count
+        if is_end:
+            return cut, None
+        following = block.rows(min(done, block.row_count - 1), rows.row_count)
+        if done == block.row_count:
+            following = following._replace(first_meter_id=following.first_meter_id + 1)
+        return cut, following
+
+
+def _block_rows(part_format: PartFormat) -> int:
+    return max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
 
 
 class Sender:

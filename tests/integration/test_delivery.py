@@ -389,9 +389,9 @@ async def test_a_zombies_result_is_refused(exports: Exports, to: dict[str, Any])
         heir = await others.claim(later + timedelta(seconds=31), timedelta(seconds=30), [])
         assert heir is not None
         assert heir.epoch == zombie.epoch + 1
-        run = await runs.next_unfinished(zombie)
-        assert run is not None
-        part = await runs.next_part(run)
+        found = await runs.next_unfinished(zombie)
+        assert found is not None
+        run, part = found
         assert part is not None
         attempts = await exports.attempts(job_id)
         delivered = Attempt(later, later, Answer(Verdict.DELIVERED, "http_200", ""), None)
