@@ -4,11 +4,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
-from itertools import repeat
+from itertools import accumulate, compress, repeat
 from typing import NamedTuple
 
 from services.core.schedule import Slot
 from services.delivery.model import Run, Version
+from services.delivery.roster import Roster
 from services.platform.postgres import Pool, transaction
 
 # Each takes a connection for as long as an organization's meters are counted: some microseconds each.
@@ -48,23 +49,38 @@ class _Stretch(NamedTuple):
     meters: Sequence[bytes]
 
 
+class Each:
+    """How many intervals each meter must have in a window."""
+
+    def __init__(self, by_meter: dict[bytes, int]) -> None:
+        self.by_meter = by_meter
+        self.roster = Roster(by_meter)
+        self._sums: list[int] = [0, *accumulate(map(by_meter.__getitem__, self.roster.meters))]
+
+    def total(self, place: slice) -> int:
+        """Return what a stretch of the roster must have."""
+        first, end = int(place.start), int(place.stop)
+        return self._sums[end] - self._sums[first]
+
+
 class Expected:
     """What an organization's meters must report in a span, as known at a catalog revision."""
 
     def __init__(self, stretches: Sequence[_Stretch], resolution_minutes: int) -> None:
         self._stretches = stretches
         self._step = timedelta(minutes=resolution_minutes)
-        self._each: dict[tuple[int, ...], dict[bytes, int]] = {}
+        self._each: dict[tuple[int, ...], Each] = {}
         self.meter_count = sum(len(stretch.meters) for stretch in stretches)
 
-    def each_at(self, at: datetime) -> dict[bytes, int]:
-        """Return, by meter, how many intervals the window that starts at `at` must have."""
+    def each_at(self, at: datetime) -> Each:
+        """Return how many intervals the meters must have in the window that starts at `at`."""
         here = tuple(number for number, stretch in enumerate(self._stretches) if stretch.begins <= at < stretch.ends)
         each = self._each.get(here)
         if each is None:
-            each = self._each[here] = {}
+            by_meter: dict[bytes, int] = {}
             for number in here:
-                each.update(dict.fromkeys(self._stretches[number].meters, self._stretches[number].intervals_each))
+                by_meter.update(dict.fromkeys(self._stretches[number].meters, self._stretches[number].intervals_each))
+            each = self._each[here] = Each(by_meter)
         return each
 
     def within(self, slot: Slot) -> tuple[int, set[bytes]]:
@@ -88,26 +104,36 @@ class Tally:
         self._slot = slot
         self._present = 0
         self._seen: set[bytes] = set()
-        # Most windows have rows of the very meters of the window before.
-        self._last: tuple[Sequence[bytes], dict[bytes, int], int] = ((), {}, 0)
+        # The same by places in rosters, of which one is enough nearly always.
+        self._seen_places: dict[Each, bytearray] = {}
+        # Where some meters are silent: most windows have rows of the very meters of the window before.
+        self._last: tuple[Sequence[bytes], Each | None, int] = ((), None, 0)
 
     def add(self, at: datetime, meters: Sequence[bytes], partial: Iterable[Partial]) -> None:
         """Take rows of the window that starts at `at`: of which meters, and which of them lack intervals."""
         each = self._expected.each_at(at)
-        last_meters, last_each, whole = self._last
-        if each is not last_each or meters != last_meters:
-            whole = sum(map(each.get, meters, repeat(0)))
-            self._seen.update(each.keys() & meters)
+        place = each.roster.place(meters)
+        if place is not None:
+            seen = self._seen_places.setdefault(each, bytearray(len(each.roster.meters)))
+            seen[place] = b"\1" * len(meters)
+            self._present += each.total(place)
+        elif each is self._last[1] and meters == self._last[0]:
+            self._present += self._last[2]
+        else:
+            whole = sum(map(each.by_meter.get, meters, repeat(0)))
+            self._seen.update(each.by_meter.keys() & meters)
             self._last = meters, each, whole
-        self._present += whole
+            self._present += whole
         for meter, present, expected in partial:
-            of_it = each.get(meter, 0)
+            of_it = each.by_meter.get(meter, 0)
             # By the cadence that is known now, and never more in a window than it expects.
             self._present -= of_it - min(present * of_it // expected, of_it)
 
     def result(self) -> Intervals:
         """Return how complete the run is, once all its rows were taken."""
         expected, meters = self._expected.within(self._slot)
+        for each, seen in self._seen_places.items():
+            self._seen.update(compress(each.roster.meters, seen))
         return Intervals(self._present, expected, len(meters - self._seen))
 
 

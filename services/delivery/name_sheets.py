@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from services.core.blocks import Layout, MeterNames
 from services.delivery.model import Run, Version
+from services.delivery.roster import Roster
 from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Connection
 
@@ -59,19 +60,27 @@ class Sheet:
     behind: dict[bytes, bytes] = field(default_factory=dict)
     filling: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Jobs with the same windows come at the same time; one asks for all."""
-    last: tuple[Sequence[bytes], tuple[list[bytes], list[bytes]]] | None = None
-    """Most windows have rows of the very meters of the window before."""
+    roster: Roster = field(default_factory=Roster)
+    in_order: tuple[list[bytes], list[bytes]] = ([], [])
+    """What stands before and behind, as the meters stand in the roster."""
 
     def around(self, meters: Sequence[bytes]) -> tuple[list[bytes], list[bytes]] | None:
         """Return what stands before and behind the time in the rows of these meters; None where one is not known."""
-        if self.last is not None and self.last[0] == meters:
-            return self.last[1]
+        place = self.roster.place(meters)
+        if place is not None:
+            return self.in_order[0][place], self.in_order[1][place]
         try:
-            found = [*map(self.before.__getitem__, meters)], [*map(self.behind.__getitem__, meters)]
+            return [*map(self.before.__getitem__, meters)], [*map(self.behind.__getitem__, meters)]
         except KeyError:
             return None
-        self.last = meters, found
-        return found
+
+    def put_in_order(self) -> None:
+        """Have the roster hold all meters that are known."""
+        self.roster = Roster(self.before)
+        self.in_order = (
+            [*map(self.before.__getitem__, self.roster.meters)],
+            [*map(self.behind.__getitem__, self.roster.meters)],
+        )
 
 
 class NameSheets:
@@ -122,6 +131,7 @@ class NameSheets:
             sheet.before[digits], sheet.behind[digits] = key.layout.around(names, key.resolution_minutes)
             sheet.holds_from = max(sheet.holds_from, holds_from)
             sheet.holds_until = min(sheet.holds_until, holds_until)
+        sheet.put_in_order()
         found = sheet.around(meters)
         self._forget(sheet)
         return found
@@ -145,7 +155,7 @@ class NameSheets:
         if _count([kept]) > self._most_remembered:
             kept.before.clear()
             kept.behind.clear()
-            kept.last = None
+            kept.put_in_order()
 
 
 def _count(sheets: Iterable[Sheet]) -> int:
