@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -11,8 +11,11 @@ import pytest
 from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
 from services.platform.migrations import upgrade
+from tests.support.planted import leaks_in, refuse_leaks_in_database, refuse_leaks_in_files
 from tests.support.platform import Platform, running
 from tests.support.stack import Databases, temporary_kafka, temporary_postgres
+
+pytest_plugins = ["pytester"]
 
 _NUMBERS = itertools.count(1)
 
@@ -52,6 +55,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(row)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test where what was captured of it holds a secret."""
+    report = yield
+    if report.when == "teardown" and report.passed:
+        found = leaks_in("\n".join(text for _title, text in report.sections).encode(errors="replace"))
+        if found:
+            report.outcome, report.longrepr = "failed", f"{item.nodeid} said a secret: {found}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_in_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Search, when all tests are through, what services and commands wrote: logs, exports, received files."""
+    yield
+    refuse_leaks_in_files(tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[KafkaServer]:
     """Give a Kafka that all tests share: use topics of your own. A test that ends it starts it again."""
@@ -69,7 +90,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def databases(postgres_server: PostgresServer) -> Databases:
     """Give the maker of databases, migrated once."""
-    return Databases(postgres_server, migrate=upgrade)
+    return Databases(postgres_server, migrate=upgrade, inspect=refuse_leaks_in_database)
 
 
 @pytest.fixture

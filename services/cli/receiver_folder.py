@@ -30,9 +30,9 @@ class _File(NamedTuple):
     changed_at_ns: int
 
     @property
-    def order(self) -> tuple[int, datetime, int, str]:
-        """Job, slot, part, a manifest last."""
-        return self.name.job_id, self.name.start, self.name.part or 10**9, str(self.path)
+    def order(self) -> tuple[int, datetime, int, int, str]:
+        """Job, slot, part, the manifests last."""
+        return self.name.job_id, self.name.start, self.name.part or 10**9, self.name.section, str(self.path)
 
 
 class FolderCheck:
@@ -127,7 +127,7 @@ class FolderCheck:
 
     def _run(self, check: JobCheck, files: Sequence[_File]) -> Iterator[Finding]:
         parts: list[ReceivedPart] = []
-        manifest: ReceivedManifest | None = None
+        manifests: list[ReceivedManifest] = []
         for file in files:
             where = self._where(file.path)
             body = _read(file)
@@ -136,10 +136,11 @@ class FolderCheck:
                 continue
             try:
                 if file.name.part is None:
-                    if manifest is not None:
-                        yield Finding("part_twice", where, f"the manifest of the run lies in {manifest.where} as well")
+                    if manifests and file.name.section == manifests[-1].section:
+                        sentence = f"the manifest of the run lies in {manifests[-1].where} as well"
+                        yield Finding("part_twice", where, sentence)
                         continue
-                    manifest = read_manifest(file.name, body, where)
+                    manifests.append(read_manifest(file.name, body, where))
                 else:
                     parts.append(_part(file, where, body))
                     parts[-1] = parts[-1]._replace(content=read_part(file.name, body))
@@ -148,7 +149,7 @@ class FolderCheck:
             else:
                 yield from self._request(file, where, body)
         is_arriving = max(file.changed_at_ns for file in files) >= self._settled_before_ns
-        yield from check.run(parts, manifest, files[0].name, is_arriving=is_arriving)
+        yield from check.run(parts, manifests, files[0].name, is_arriving=is_arriving)
 
     def _request(self, file: _File, where: str, body: bytes) -> Iterator[Finding]:
         """Compare a file with the request that brought it, where the receiver kept that."""

@@ -1,11 +1,16 @@
 """The manifest of a run: what its parts are, and the hash of the manifest before it.
 
+A run of very many parts has several, one after the other, so that none is larger than what one request may be.
+
 Contract: schemas/http/manifest.v1.schema.json. Its bytes are rendered once, when the run is frozen, and kept.
 """
 
 from collections.abc import Sequence
 
 import msgspec
+
+MAX_LISTED_PARTS = 2_000
+"""In one manifest: with the longest names it is smaller than 1 MB."""
 
 
 class ManifestPart(msgspec.Struct, frozen=True):
@@ -24,6 +29,13 @@ class Completeness(msgspec.Struct, frozen=True):
 
     intervals_present: int
     intervals_expected: int
+
+
+class Section(msgspec.Struct, frozen=True):
+    """Which of a run's manifests it is: `number` of `of`, from 1. It lists the parts that follow those of the last."""
+
+    number: int
+    of: int
 
 
 class PreviousManifest(msgspec.Struct, frozen=True):
@@ -53,6 +65,8 @@ class Manifest(msgspec.Struct, frozen=True):
     parts: Sequence[ManifestPart]
     completeness: Completeness | None
     previous: PreviousManifest | None
+    section: Section | msgspec.UnsetType = msgspec.UNSET
+    """Absent: the only manifest of its run, which lists all parts."""
 
 
 def render_manifest(manifest: Manifest) -> bytes:

@@ -9,11 +9,12 @@ from services.core.parts import compact_time, run_id
 _TIME = r"[0-9]{8}T[0-9]{6}Z"
 _NAME = re.compile(
     r"([1-9][0-9]{0,11})-([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)_(meters_measurements|catalog)"
-    rf"_({_TIME})_({_TIME})_(?:([1-9][0-9]{{0,8}})of([1-9][0-9]{{0,8}})\.(csv|json)|manifest\.json)"
+    rf"_({_TIME})_({_TIME})_"
+    r"(?:([1-9][0-9]{0,8})of([1-9][0-9]{0,8})\.(csv|json)|manifest(?:([1-9][0-9]{0,8})of([1-9][0-9]{0,8}))?\.json)"
 )
 _TEMPORARY = re.compile(r"\..*\.partial", re.DOTALL)
 _MAX_SLUG = 60
-FORM = "JOB-NAME_meters_measurements_START_END_KofN.csv (or .json, or …_manifest.json)"
+FORM = "JOB-NAME_meters_measurements_START_END_KofN.csv (or .json, or …_manifest.json, …_manifestKofN.json)"
 
 
 class PartName(NamedTuple):
@@ -27,6 +28,9 @@ class PartName(NamedTuple):
     part: int | None
     parts: int
     ending: str
+    section: int = 1
+    """Of a manifest: which of the run's it is. More than one of them have very long runs only."""
+    sections: int = 1
 
     @property
     def run(self) -> str:
@@ -45,7 +49,11 @@ def read_part_name(name: str) -> PartName:
     part, parts = (int(found[6]), int(found[7])) if found[6] else (None, 0)
     if part is not None and part > parts:
         raise ValueError(f"the name says part {part} of {parts}")
-    return PartName(int(found[1]), found[2], found[3], start, end, part, parts, f".{found[8]}" if found[8] else "")
+    section, sections = (int(found[9]), int(found[10])) if found[9] else (1, 1)
+    if section > sections or (found[9] and sections == 1):
+        raise ValueError(f"the name says manifest {section} of {sections}")
+    ending = f".{found[8]}" if found[8] else ""
+    return PartName(int(found[1]), found[2], found[3], start, end, part, parts, ending, section, sections)
 
 
 def is_temporary(name: str) -> bool:

@@ -95,9 +95,9 @@ def part_id(installation_id: str, job_id: int, slot_start: datetime, part: int) 
     return f"{installation_id}-{run_id(job_id, slot_start)}-part{part}"
 
 
-def manifest_id(installation_id: str, job_id: int, slot_start: datetime) -> str:
-    """Return the id of a run's manifest, the same on every attempt."""
-    return f"{installation_id}-{run_id(job_id, slot_start)}-manifest"
+def manifest_id(installation_id: str, job_id: int, slot_start: datetime, section: int, sections: int) -> str:
+    """Return the id of a run's manifest, the same on every attempt: `section` of `sections`, nearly always 1 of 1."""
+    return f"{installation_id}-{run_id(job_id, slot_start)}-{_manifest_word(section, sections)}"
 
 
 def slug(name: str) -> str:
@@ -112,9 +112,16 @@ def file_stem(
     return f"{_run_stem(job_id, job_name, data, slot_start, slot_end)}_{part}of{parts}"
 
 
-def manifest_file_name(job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime) -> str:
+def manifest_file_name(
+    job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime, section: int, sections: int
+) -> str:
     """Return the name of the run's manifest as a file."""
-    return f"{_run_stem(job_id, job_name, data, slot_start, slot_end)}_manifest.json"
+    stem = _run_stem(job_id, job_name, data, slot_start, slot_end)
+    return f"{stem}_{_manifest_word(section, sections)}.json"
+
+
+def _manifest_word(section: int, sections: int) -> str:
+    return "manifest" if sections == 1 else f"manifest{section}of{sections}"
 
 
 def _run_stem(job_id: int, job_name: str, data: str, slot_start: datetime, slot_end: datetime) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.core.findings import Finding
-from services.core.manifest import Manifest, PreviousManifest, render_manifest
+from services.core.manifest import MAX_LISTED_PARTS, Manifest, PreviousManifest, Section, render_manifest
 from services.core.part_names import PartName, read_part_name
 from services.core.parts import slug
 from services.core.times import iso_seconds
@@ -19,6 +19,9 @@ class ReceivedManifest(NamedTuple):
     content: Manifest
     sha256: str
     where: str
+    section: int = 1
+    """Which of the run's manifests it is, of `sections`."""
+    sections: int = 1
 
 
 def read_manifest(name: PartName, body: bytes, where: str) -> ReceivedManifest:
@@ -34,23 +37,32 @@ def read_manifest(name: PartName, body: bytes, where: str) -> ReceivedManifest:
     said = (content.job_id, slug(content.job_name), content.data, content.run, content.window_start, content.window_end)
     if said != (name.job_id, name.slug, name.data, name.run, iso_seconds(name.start), iso_seconds(name.end)):
         raise ValueError(f"it speaks of the run {content.run}, job {content.job_id}, or another window than its name")
+    section = Section(1, 1) if content.section is msgspec.UNSET else content.section
+    if (section.number, section.of) != (name.section, name.sections):
+        raise ValueError(
+            f"it says that it is manifest {section.number} of {section.of}, not {name.section} of {name.sections}"
+        )
     _check_parts(name, content)
-    return ReceivedManifest(content, hashlib.sha256(body).hexdigest(), where)
+    return ReceivedManifest(content, hashlib.sha256(body).hexdigest(), where, name.section, name.sections)
 
 
 def _check_parts(name: PartName, content: Manifest) -> None:
     parts = content.parts
-    if [part.part for part in parts] != list(range(1, len(parts) + 1)) or not parts:
-        raise ValueError("its parts are not numbered from 1 on")
+    before = (name.section - 1) * MAX_LISTED_PARTS
+    if [part.part for part in parts] != list(range(before + 1, before + len(parts) + 1)) or not parts:
+        raise ValueError(f"its parts are not numbered from {before + 1} on")
+    if name.section < name.sections and len(parts) != MAX_LISTED_PARTS:
+        raise ValueError(f"it lists {len(parts)} parts, though it is not the last manifest of its run")
     if content.rows != sum(part.rows for part in parts) or content.bytes != sum(part.bytes for part in parts):
         raise ValueError("its rows or bytes are not the sum of its parts'")
+    last = read_part_name(parts[-1].file)
     for part in parts:
         listed = read_part_name(part.file)
-        if listed._replace(part=None, parts=0, ending="") != name or (listed.part, listed.parts) != (
-            part.part,
-            len(parts),
-        ):
-            raise ValueError(f"it lists the file {part.file} as part {part.part} of {len(parts)}")
+        of_name = name._replace(section=1, sections=1)
+        if listed._replace(part=None, parts=0, ending="") != of_name or listed.part != part.part:
+            raise ValueError(f"it lists the file {part.file} as part {part.part}")
+        if listed.parts != last.parts or (name.section == name.sections and listed.parts != parts[-1].part):
+            raise ValueError(f"it lists the file {part.file} as part {part.part} of {parts[-1].part}")
         if not part.id.endswith(f"-{content.run}-part{part.part}"):
             raise ValueError(f"it gives part {part.part} the id {part.id}")
 

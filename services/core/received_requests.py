@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from services.core.part_names import PartName, read_part_name
+from services.core.parts import manifest_id
 from services.core.received_content import Content, outside_window, read_part
 from services.core.received_manifest import ReceivedManifest, read_manifest
 from services.core.times import from_epoch_milliseconds, iso_seconds
@@ -65,7 +66,9 @@ def read_request(headers: Mapping[str, str]) -> Request:
     for header, value in expected.items():
         if said(header) != value:
             raise ValueError(f"the header {header} is {said(header)[:80]!r}, the name {file_name} says {value!r}")
-    tail = f"-{name.run}-{'manifest' if name.part is None else f'part{name.part}'}"
+    tail = f"-{name.run}-part{name.part}"
+    if name.part is None:
+        tail = manifest_id("", name.job_id, name.start, name.section, name.sections)
     if not part_id.endswith(tail) or part_id == tail:
         raise ValueError(f"the header webhook-id is {part_id[:120]!r}, which does not end with {tail!r}")
     if not rows.isascii() or not rows.isdecimal():

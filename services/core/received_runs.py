@@ -55,20 +55,22 @@ class JobCheck:
         self.totals = JobTotals(job_id, "", 0, 0, 0, 0, 0, None, None)
 
     def run(
-        self, parts: Sequence[ReceivedPart], manifest: ReceivedManifest | None, name: PartName, *, is_arriving: bool
+        self, parts: Sequence[ReceivedPart], manifests: Sequence[ReceivedManifest], name: PartName, *, is_arriving: bool
     ) -> Iterator[Finding]:
-        """Take a run; `parts` by their numbers, `name` is that of any of its files.
+        """Take a run; `parts` and `manifests` by their numbers, `name` is that of any of its files.
 
         `is_arriving`: so young that what is missing may be on its way.
         """
-        yield from self._follows(_Run(name, manifest is not None))
+        yield from self._follows(_Run(name, bool(manifests)))
         yield from _names(parts, name)
-        if manifest is None:
+        yield from _sections(manifests, name, is_arriving=is_arriving)
+        if not manifests:
             yield from _missing(parts, name, is_arriving=is_arriving)
         yield from _rows(parts)
-        if manifest is not None:
+        for manifest in manifests:
             self._chain.add(manifest)
-            yield from _listed(parts, manifest)
+        if manifests:
+            yield from _listed(parts, manifests)
         totals = self.totals
         self.totals = JobTotals(
             totals.job_id,
@@ -77,7 +79,7 @@ class JobCheck:
             totals.parts + len(parts),
             totals.rows + sum(part.content.row_count for part in parts if part.content),
             totals.byte_count + sum(part.size for part in parts),
-            totals.manifests + (manifest is not None),
+            totals.manifests + len(manifests),
             totals.window_start or name.start,
             name.end,
         )
@@ -159,17 +161,29 @@ def _rows(parts: Sequence[ReceivedPart]) -> Iterator[Finding]:
         before = content
 
 
-def _listed(parts: Sequence[ReceivedPart], manifest: ReceivedManifest) -> Iterator[Finding]:
+def _sections(manifests: Sequence[ReceivedManifest], name: PartName, *, is_arriving: bool) -> Iterator[Finding]:
+    count = max((manifest.sections for manifest in manifests), default=0)
+    missing = sorted(set(range(1, count + 1)) - {manifest.section for manifest in manifests})
+    if missing:
+        sentence = f"of its {count} manifests, these are missing: {', '.join(map(str, missing))}"
+        arriving = "; the run is still arriving" if is_arriving else ""
+        yield Finding("chain", name.run, sentence + arriving, is_difference=not is_arriving)
+
+
+def _listed(parts: Sequence[ReceivedPart], manifests: Sequence[ReceivedManifest]) -> Iterator[Finding]:
     found = {part.file: part for part in parts}
-    for listed in manifest.content.parts:
-        part = found.pop(listed.file, None)
-        if part is None:
-            # However young: a manifest is sent after the parts.
-            yield Finding("part_missing", manifest.where, f"it lists {listed.file}, which is not here")
-        else:
-            yield from _as_listed(part, listed, manifest.content.resolution_minutes)
-    for file in found:
-        yield Finding("manifest", manifest.where, f"it does not list {file}, which is here")
+    for manifest in manifests:
+        for listed in manifest.content.parts:
+            part = found.pop(listed.file, None)
+            if part is None:
+                # However young: a manifest is sent after the parts.
+                yield Finding("part_missing", manifest.where, f"it lists {listed.file}, which is not here")
+            else:
+                yield from _as_listed(part, listed, manifest.content.resolution_minutes)
+    last = manifests[-1]
+    if len(manifests) == last.sections:
+        for file in found:
+            yield Finding("manifest", last.where, f"it does not list {file}, which is here")
 
 
 def _as_listed(part: ReceivedPart, listed: ManifestPart, resolution_minutes: int | None) -> Iterator[Finding]:

@@ -1,9 +1,18 @@
-"""The manifest of a run, made when the run is frozen."""
+"""The manifest of a run, or the manifests of a very long one, made when the run is frozen."""
 
 import hashlib
 from collections.abc import Sequence
 
-from services.core.manifest import Completeness, ManifestPart, PreviousManifest, render_manifest
+import msgspec
+
+from services.core.manifest import (
+    MAX_LISTED_PARTS,
+    Completeness,
+    ManifestPart,
+    PreviousManifest,
+    Section,
+    render_manifest,
+)
 from services.core.manifest import Manifest as Content
 from services.core.parts import file_stem, part_id, run_id
 from services.core.times import iso_seconds
@@ -11,7 +20,19 @@ from services.delivery.model import FrozenPart, Manifest, Run, Version
 from services.delivery.run_store import LastManifest
 
 
-def make_manifest(
+class Summary(msgspec.Struct):
+    """What of a manifest is said outside of it, too."""
+
+    rows: int
+    section: Section = Section(1, 1)
+
+
+def summary(body: bytes) -> Summary:
+    """Return the summary of a manifest of ours."""
+    return msgspec.json.decode(body, type=Summary)
+
+
+def make_manifests(
     installation_id: str,
     run: Run,
     version: Version,
@@ -19,8 +40,8 @@ def make_manifest(
     ending: str,
     completeness: Completeness | None,
     last: LastManifest | None,
-) -> Manifest:
-    """Return the manifest of a run with these parts, whose files end with `ending`; `last` is the one before it."""
+) -> list[Manifest]:
+    """Return the manifests of a run with these parts, whose files end with `ending`; `last` is the one before them."""
     job_id, slot = run.job.job_id, run.slot
     listed = [
         ManifestPart(
@@ -33,22 +54,28 @@ def make_manifest(
         )
         for number, part in enumerate(parts, start=1)
     ]
-    number = 1 if last is None else last.number + 1
-    content = Content(
-        manifest=1,
-        number=number,
-        job_id=job_id,
-        job_name=version.name,
-        run=run_id(job_id, slot.start),
-        data=version.data,
-        resolution_minutes=version.resolution_minutes or None,
-        window_start=iso_seconds(slot.start),
-        window_end=iso_seconds(slot.end),
-        rows=sum(part.rows for part in listed),
-        bytes=sum(part.bytes for part in listed),
-        parts=listed,
-        completeness=completeness,
-        previous=None if last is None else PreviousManifest(run_id(job_id, last.slot_start), last.sha256.hex()),
-    )
-    body = render_manifest(content)
-    return Manifest(number, body, hashlib.sha256(body).digest())
+    sections = -(-len(listed) // MAX_LISTED_PARTS)
+    made: list[Manifest] = []
+    for section in range(1, sections + 1):
+        here = listed[(section - 1) * MAX_LISTED_PARTS : section * MAX_LISTED_PARTS]
+        content = Content(
+            manifest=1,
+            number=1 if last is None else last.number + 1,
+            job_id=job_id,
+            job_name=version.name,
+            run=run_id(job_id, slot.start),
+            data=version.data,
+            resolution_minutes=version.resolution_minutes or None,
+            window_start=iso_seconds(slot.start),
+            window_end=iso_seconds(slot.end),
+            rows=sum(part.rows for part in here),
+            bytes=sum(part.bytes for part in here),
+            parts=here,
+            completeness=completeness,
+            previous=None if last is None else PreviousManifest(run_id(job_id, last.slot_start), last.sha256.hex()),
+            section=msgspec.UNSET if sections == 1 else Section(section, sections),
+        )
+        body = render_manifest(content)
+        made.append(Manifest(content.number, body, hashlib.sha256(body).digest()))
+        last = LastManifest(slot.start, content.number, made[-1].sha256)
+    return made

@@ -1,5 +1,6 @@
 """What stands around the time in the rows of each meter, remembered as long as the names in it are in force."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 from services.core.blocks import Layout, MeterNames
 from services.delivery.model import Run, Version
+from services.delivery.roster import Roster
 from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Connection
 
@@ -56,13 +58,29 @@ class Sheet:
     holds_until: datetime = _ALWAYS[1]
     before: dict[bytes, bytes] = field(default_factory=dict)
     behind: dict[bytes, bytes] = field(default_factory=dict)
+    filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Jobs with the same windows come at the same time; one asks for all."""
+    roster: Roster = field(default_factory=Roster)
+    in_order: tuple[list[bytes], list[bytes]] = ([], [])
+    """What stands before and behind, as the meters stand in the roster."""
 
     def around(self, meters: Sequence[bytes]) -> tuple[list[bytes], list[bytes]] | None:
         """Return what stands before and behind the time in the rows of these meters; None where one is not known."""
+        place = self.roster.place(meters)
+        if place is not None:
+            return self.in_order[0][place], self.in_order[1][place]
         try:
             return [*map(self.before.__getitem__, meters)], [*map(self.behind.__getitem__, meters)]
         except KeyError:
             return None
+
+    def put_in_order(self) -> None:
+        """Have the roster hold all meters that are known."""
+        self.roster = Roster(self.before)
+        self.in_order = (
+            [*map(self.before.__getitem__, self.roster.meters)],
+            [*map(self.behind.__getitem__, self.roster.meters)],
+        )
 
 
 class NameSheets:
@@ -72,6 +90,13 @@ class NameSheets:
         self._most_remembered = most_remembered
         self._sheets: list[tuple[SheetKey, Sheet]] = []
 
+    def known(
+        self, run: Run, version: Version, layout: Layout, at: datetime, meters: Sequence[bytes]
+    ) -> tuple[list[bytes], list[bytes]] | None:
+        """Return what `around` would, where all of it is remembered."""
+        key = SheetKey(run.job.organization_id, run.catalog_revision, layout, version.resolution_minutes)
+        return self._sheet(key, at).around(meters)
+
     async def around(
         self, connection: Connection, run: Run, version: Version, layout: Layout, at: datetime, meters: Sequence[bytes]
     ) -> tuple[list[bytes], list[bytes]]:
@@ -80,12 +105,21 @@ class NameSheets:
         Raises OperatorNeeded where a meter has no name then.
         """
         key = SheetKey(run.job.organization_id, run.catalog_revision, layout, version.resolution_minutes)
-        found = self._sheet(key, at).around(meters)
-        if found is not None:
-            return found
+        while True:
+            async with self._sheet(key, at).filling:
+                found = self._sheet(key, at).around(meters)
+                if found is None:
+                    found = await self._fill(connection, key, at, meters)
+            # None: another one emptied the sheet while we waited, so what it held is asked for again.
+            if found is not None:
+                return found
+
+    async def _fill(
+        self, connection: Connection, key: SheetKey, at: datetime, meters: Sequence[bytes]
+    ) -> tuple[list[bytes], list[bytes]] | None:
         known = self._sheet(key, at).before
         missing = [meter for meter in dict.fromkeys(meters) if meter not in known]
-        rows = await connection.fetch(_NAMES, [int(meter) for meter in missing], at, run.catalog_revision)
+        rows = await connection.fetch(_NAMES, [int(meter) for meter in missing], at, key.catalog_revision)
         # Others may have changed the sheets meanwhile.
         sheet = self._sheet(key, at)
         for meter_id, meter_type, name, unit, site_id, site_name, holds_from, holds_until in rows:
@@ -94,14 +128,12 @@ class NameSheets:
                 raise OperatorNeeded(f"the catalog has no name for {nameless} at {at.isoformat()}")
             names = MeterNames(meter_id, meter_type, name, unit, site_id, site_name)
             digits = b"%010d" % meter_id
-            sheet.before[digits], sheet.behind[digits] = layout.around(names, version.resolution_minutes)
+            sheet.before[digits], sheet.behind[digits] = key.layout.around(names, key.resolution_minutes)
             sheet.holds_from = max(sheet.holds_from, holds_from)
             sheet.holds_until = min(sheet.holds_until, holds_until)
+        sheet.put_in_order()
         found = sheet.around(meters)
         self._forget(sheet)
-        if found is None:
-            # Another one emptied it while we waited: what it held is asked for again.
-            return await self.around(connection, run, version, layout, at, meters)
         return found
 
     def _sheet(self, key: SheetKey, at: datetime) -> Sheet:
@@ -123,6 +155,7 @@ class NameSheets:
         if _count([kept]) > self._most_remembered:
             kept.before.clear()
             kept.behind.clear()
+            kept.put_in_order()
 
 
 def _count(sheets: Iterable[Sheet]) -> int:

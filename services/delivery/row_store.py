@@ -1,40 +1,38 @@
 """The rows of a run: closed measurements with the names that were in force, as known when the run was planned."""
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
-from services.core.blocks import Block
 from services.core.conversion import MINUTES_PER_HOUR
 from services.core.manifest import Completeness
 from services.core.parts import PartFormat
 from services.core.records import NOT_APPLICABLE
-from services.core.times import iso_seconds
 from services.delivery.model import RowRange, Run, Version
 from services.delivery.name_sheets import NameSheets
 from services.delivery.planning import FilledWindows
-from services.platform.postgres import Pool, transaction
+from services.delivery.row_lines import Lines, RowBlock, Taken
+from services.platform.postgres import Connection, Pool, transaction
 
-_MINUTE = timedelta(minutes=1)
 # Some tenths of a second at most; the longest slot has 96 windows.
 MAX_WALKED_WINDOWS = 10_000
 SMALLEST_METER_ID = -(2**31)
 
-# Each row is `1MMMMMMMMNNNNNNNNNN,power,energy,flow,volume`: minutes since the slot's start, the meter, and the values
-# as they are written; whatever is the same in all rows of a meter is added here. It holds numbers of ours and nobody's
-# text, as COPY takes no parameters. A numeric is exact in PostgreSQL, and round() rounds half away from zero, as all
-# exports do; nothing is below zero. The time of a window comes as a list of all the starts in the slot, so that the
-# primary key's order (time, organization, meter) is walked as it lies.
+# The form of each row is told in services.delivery.row_lines. It holds numbers of ours and nobody's text, as COPY takes
+# no parameters. A numeric is exact in PostgreSQL, and round() rounds half away from zero, as all exports do; nothing is
+# below zero. The time of a window comes as a list of all the starts in the slot, so that the primary key's order (time,
+# organization, meter) is walked as it lies.
 _LINES = """
-SELECT 1000000000000000000
-       + (date_part('epoch', m.window_start - '{slot_start}'::timestamptz) / 60)::bigint * 10000000000 + m.meter_id,
+SELECT CASE WHEN m.intervals_present >= m.intervals_expected THEN 1000000000000000000
+            ELSE 2000000000000000000
+                 + m.intervals_present * 1000000000000 + m.intervals_expected * 10000000000 END
+       + (date_part('epoch', m.window_start - '{slot_start}'::timestamptz) / 60)::bigint * 100000000000000 + m.meter_id,
        round(m.energy_wh * {per_hour}, 2), round(m.energy_wh, 2), round(m.volume * {per_hour}, 2), round(m.volume, 2)
 FROM measurement m {at_sites}
-WHERE m.resolution_minutes = {resolution_minutes} AND m.window_start = ANY ('{{{starts}}}'::timestamptz[])
-  AND m.organization_id = {organization_id} AND (m.window_start, m.meter_id) >= ('{first}'::timestamptz, {meter_id})
+WHERE m.resolution_minutes = {resolution_minutes} AND m.window_start {at_start}
+  AND m.organization_id = {organization_id}
 ORDER BY m.window_start, m.meter_id
-LIMIT {limit}
-"""
+LIMIT """
 
 _AT_SITES = """
 JOIN LATERAL (
@@ -42,9 +40,6 @@ JOIN LATERAL (
     WHERE meter_id = m.meter_id AND valid_from <= m.window_start AND revision <= {catalog_revision}
     ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON c.site_id = ANY ('{{{site_ids}}}'::integer[])
 """
-_TIME = slice(1, 9)
-_METER = slice(9, 19)
-_VALUES = slice(20, None)
 
 # How complete the rows of a run are, said of the same rows as above.
 _COMPLETENESS = """
@@ -84,19 +79,7 @@ SELECT coalesce(array_agg(window_start ORDER BY window_start) FILTER (WHERE is_o
 FROM step
 """
 
-
-class RowBlock(Block):
-    """Rows of a run from some place on, and where each of them lies."""
-
-    def __init__(self, part_format: PartFormat, slot_start: datetime, lines: Sequence[bytes]) -> None:
-        super().__init__(part_format.layout, part_format.joint)
-        self._slot_start = slot_start
-        self._lines = lines
-
-    def rows(self, first: int, row_count: int) -> RowRange:
-        """Return the place of `row_count` rows, in the run, of which the first is this block's row number `first`."""
-        line = self._lines[first]
-        return RowRange(self._slot_start + int(line[_TIME]) * _MINUTE, int(line[_METER]), row_count)
+TakeLines = Callable[[Taken], Awaitable[int]]
 
 
 class RowStore:
@@ -112,24 +95,66 @@ class RowStore:
         Closed windows never change: what is read piece by piece is what one reading of everything would have given.
         Raises Unavailable while PostgreSQL is away, OperatorNeeded where a row has no name.
         """
-        read: list[bytes] = []
+        lines = Lines()
 
         async def take(data: bytes) -> None:
-            read.append(data)
+            lines.add(data)
 
         async with transaction(self._pool) as connection:
-            query = _lines_query(run, version, rows)
-            await connection.copy_from_query(query, output=take, format="text", delimiter=",", null=NOT_APPLICABLE)
-            lines = b"".join(read).split(b"\n")
-            lines.pop()
-            read.clear()
-            block = RowBlock(part_format, run.slot.start, lines)
-            for window in _windows(lines):
-                at = run.slot.start + int(window[0][_TIME]) * _MINUTE
-                meters = [line[_METER] for line in window]
-                before, behind = await self._sheets.around(connection, run, version, part_format.layout, at, meters)
-                block.add(iso_seconds(at).encode(), before, behind, [line[_VALUES] for line in window])
+            await self._copy(connection, run, version, rows, take)
+        return await self.rendered(run, version, part_format, lines.take())
+
+    async def read(
+        self, run: Run, version: Version, rows: RowRange, lines: Lines, block_rows: int, take: TakeLines
+    ) -> int:
+        """Read rows of a run as they come; return how many there were, fewer than asked for only where the run ends.
+
+        As soon as there are `block_rows` lines, `take` is given them, and says how many it is done with; the others
+        wait for more to come, or are left in `lines` in the end. Meanwhile PostgreSQL goes on by itself, but not far.
+        Raises as `block`, and whatever `take` raises.
+        """
+
+        async def receive(data: bytes) -> None:
+            lines.add(data)
+            if lines.count >= block_rows:
+                taken = lines.take()
+                lines.put_back(taken.behind(await take(taken)))
+
+        async with transaction(self._pool) as connection:
+            return await self._copy(connection, run, version, rows, receive)
+
+    async def rendered(self, run: Run, version: Version, part_format: PartFormat, taken: Taken) -> RowBlock:
+        """Return the rows of these lines with their names. Raises as `block`."""
+        block = RowBlock(part_format, run.slot.start, taken)
+        sheets = self._sheets
+        for at, first, end in block.windows():
+            meters = block.meters(first, end)
+            around = sheets.known(run, version, part_format.layout, at, meters)
+            if around is None:
+                async with transaction(self._pool) as connection:
+                    around = await sheets.around(connection, run, version, part_format.layout, at, meters)
+            block.add_window(at, meters, around, first, end)
         return block
+
+    async def _copy(
+        self,
+        connection: Connection,
+        run: Run,
+        version: Version,
+        rows: RowRange,
+        take: Callable[[bytes], Coroutine[Any, Any, None]],
+    ) -> int:
+        """Have the lines of rows given to `take`; return how many there were."""
+        row_count = 0
+        for query in _lines_queries(run, version, rows):
+            limited = f"{query}{rows.row_count - row_count}"
+            status = await connection.copy_from_query(
+                limited, output=take, format="text", delimiter=",", null=NOT_APPLICABLE
+            )
+            row_count += int(status.split()[-1])
+            if row_count == rows.row_count:
+                break
+        return row_count
 
     async def completeness(self, run: Run, version: Version) -> Completeness | None:
         """Return how many intervals went into the run's rows, of how many that were expected; None without rows."""
@@ -158,31 +183,29 @@ def _starts(run: Run, version: Version, first: datetime) -> list[datetime]:
     return [first + number * step for number in range((run.slot.end - first) // step)]
 
 
-def _lines_query(run: Run, version: Version, rows: RowRange) -> str:
+def _lines_queries(run: Run, version: Version, rows: RowRange) -> Iterator[str]:
+    """Yield queries for the rest of the window in which the rows begin, and for all windows behind it.
+
+    Together they would be one condition that the key does not serve: all rows of the window before the first one would
+    be read. Each ends with LIMIT, for a number to follow.
+    """
     at_sites = ""
     if version.site_ids is not None:
         site_ids = ",".join(str(int(site_id)) for site_id in version.site_ids)
         at_sites = _AT_SITES.format(catalog_revision=int(run.catalog_revision), site_ids=site_ids)
-    return _LINES.format(
-        slot_start=run.slot.start.isoformat(),
-        per_hour=MINUTES_PER_HOUR // version.resolution_minutes,
-        at_sites=at_sites,
-        resolution_minutes=int(version.resolution_minutes),
-        starts=",".join(start.isoformat() for start in _starts(run, version, rows.first_measured_at)),
-        organization_id=int(run.job.organization_id),
-        first=rows.first_measured_at.isoformat(),
-        meter_id=int(rows.first_meter_id),
-        limit=int(rows.row_count),
-    )
-
-
-def _windows(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield the lines of each window."""
-    first = 0
-    while first < len(lines):
-        time = lines[first][_TIME]
-        end = len(lines)
-        if lines[-1][_TIME] != time:
-            end = bisect_right(lines, time, lo=first, key=lambda line: line[_TIME])
-        yield lines[first:end]
-        first = end
+    starts = [start.isoformat() for start in _starts(run, version, rows.first_measured_at)]
+    conditions = []
+    if rows.first_meter_id > SMALLEST_METER_ID:
+        first = starts.pop(0)
+        conditions.append(f"= '{first}'::timestamptz AND m.meter_id >= {int(rows.first_meter_id)}")
+    if starts:
+        conditions.append("= ANY ('{" + ",".join(starts) + "}'::timestamptz[])")
+    for at_start in conditions:
+        yield _LINES.format(
+            slot_start=run.slot.start.isoformat(),
+            per_hour=MINUTES_PER_HOUR // version.resolution_minutes,
+            at_sites=at_sites,
+            resolution_minutes=int(version.resolution_minutes),
+            at_start=at_start,
+            organization_id=int(run.job.organization_id),
+        )

@@ -56,7 +56,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 
 _ADD_MANIFEST = """
-INSERT INTO export_manifest (organization_id, job_id, slot_start, number, body, sha256) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO export_manifest (organization_id, job_id, slot_start, section, number, body, sha256)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 
 _LAST_MANIFEST = """
@@ -76,7 +77,8 @@ _NEXT_PART = """
 SELECT p.part, p.first_measured_at, p.first_meter_id, p.row_count, p.first_record, p.byte_count, p.sha256,
        p.attempt_count, p.next_attempt_at, p.failed_in_a_row,
        CASE WHEN p.is_manifest THEN (SELECT m.body FROM export_manifest m WHERE m.organization_id = p.organization_id
-                                     AND m.job_id = p.job_id AND m.slot_start = p.slot_start) END AS manifest_body
+                                     AND m.job_id = p.job_id AND m.slot_start = p.slot_start
+                                     AND m.section = p.part - $4) END AS manifest_body
 FROM export_part p WHERE p.organization_id = $1 AND p.job_id = $2 AND p.slot_start = $3 AND p.state = 'waiting'
 ORDER BY p.part LIMIT 1
 """
@@ -184,24 +186,20 @@ class RunStore:
             await plan_runs(connection, claim.job, plan.runs, now)
             await move_on(connection, claim.job, plan, seen_version)
 
-    async def next_unfinished(self, claim: Claim) -> Run | None:
-        """Return the oldest run that is not finished; None where there is none, or the job was deleted."""
+    async def next_unfinished(self, claim: Claim) -> tuple[Run, WaitingPart | None] | None:
+        """Return the oldest run that is not finished, and the first of its parts that has not been delivered.
+
+        No part: the run is not frozen. None: there is no such run, or the job was deleted.
+        """
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_NEXT_RUN, *claim.job)
-        if row is None or row["is_deleted"]:
-            return None
-        slot = Slot(row["slot_start"], row["slot_end"])
-        return Run(
-            claim.job,
-            slot,
-            row["job_version"],
-            row["catalog_revision"],
-            row["is_frozen"],
-            row["part_count"],
-            row["planned_at"],
-            row["row_count"],
-            row["resend_count"],
-        )
+            if row is None or row["is_deleted"]:
+                return None
+            run = _run_from_row(claim.job, row)
+            part = None
+            if run.is_frozen:
+                part = await connection.fetchrow(_NEXT_PART, *run.job, run.slot.start, run.part_count)
+        return run, None if part is None else _part_from_row(part)
 
     async def last_manifest(self, run: Run) -> LastManifest | None:
         """Return the newest link of the chain of the job's manifests."""
@@ -216,9 +214,9 @@ class RunStore:
         parts: Sequence[FrozenPart],
         intervals: Intervals | None,
         now: datetime,
-        manifest: Manifest | None = None,
+        manifests: Sequence[Manifest] = (),
     ) -> None:
-        """Fix the run's parts and its manifest; without any part it is empty, and over."""
+        """Fix the run's parts and its manifests; without any part it is empty, and over."""
         async with transaction(self._pool) as connection:
             await hold(connection, claim)
             await connection.executemany(
@@ -228,11 +226,10 @@ class RunStore:
                     for number, part in enumerate(parts, start=1)
                 ],
             )
-            if manifest is not None:
-                await connection.execute(_ADD_MANIFEST, *run.job, run.slot.start, *manifest)
-                rows = RowRange(run.slot.start, 0, 0)
-                last = (*run.job, run.slot.start, len(parts) + 1, *rows, len(manifest.body), manifest.sha256, True)
-                await connection.execute(_ADD_PART, *last)
+            for section, manifest in enumerate(manifests, start=1):
+                await connection.execute(_ADD_MANIFEST, *run.job, run.slot.start, section, *manifest)
+                place = (*run.job, run.slot.start, len(parts) + section, *RowRange(run.slot.start, 0, 0))
+                await connection.execute(_ADD_PART, *place, len(manifest.body), manifest.sha256, True)
             await connection.execute(
                 _FREEZE,
                 *run.job,
@@ -244,12 +241,6 @@ class RunStore:
                 now,
                 *(intervals or (None, None, None)),
             )
-
-    async def next_part(self, run: Run) -> WaitingPart | None:
-        """Return the first part of the run that has not been delivered."""
-        async with transaction(self._pool) as connection:
-            row = await connection.fetchrow(_NEXT_PART, *run.job, run.slot.start)
-        return None if row is None else _part_from_row(row)
 
     async def record(self, claim: Claim, run: Run, part: WaitingPart, attempt: Attempt) -> Recorded:
         """Record an attempt and its consequences; return what it led to. Safe to repeat."""
@@ -318,6 +309,20 @@ def _occasion(news: News, run: Run, health: JobHealth, attempt: Attempt) -> Occa
     answer = attempt.answer
     name = run_id(run.job.job_id, run.slot.start)
     return Occasion(news, attempt.finished_at, answer.reason, answer.detail, since, name, run.slot)
+
+
+def _run_from_row(job: JobKey, row: asyncpg.Record) -> Run:
+    return Run(
+        job,
+        Slot(row["slot_start"], row["slot_end"]),
+        row["job_version"],
+        row["catalog_revision"],
+        row["is_frozen"],
+        row["part_count"],
+        row["planned_at"],
+        row["row_count"],
+        row["resend_count"],
+    )
 
 
 def _part_from_row(row: asyncpg.Record) -> WaitingPart:

@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from services.core.catalog_records import CATALOG
 from services.core.parts import (
+    PartFormat,
     cut_parts,
     file_stem,
     manifest_file_name,
@@ -17,8 +19,12 @@ from services.core.parts import (
 )
 from services.core.retry import Answer, RetryPolicy, Verdict
 from services.delivery.catalog_parts import CatalogStore, catalog_body, catalog_parts
+from services.delivery.interval_counts import Tally
 from services.delivery.kept_parts import KeptParts
+from services.delivery.manifests import Summary, summary
 from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingPart
+from services.delivery.read_ahead import ReadAhead, Rendered
+from services.delivery.row_lines import Lines, Taken
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
 from services.delivery.run_store import Attempt
 from services.delivery.transports.base import OutgoingPart, Receiver, Transport
@@ -26,8 +32,11 @@ from services.platform.clock import Clock
 from services.platform.crash_points import crash_point
 from services.platform.metrics import DELIVERY_ATTEMPTS, DELIVERY_ROWS, DELIVERY_SECONDS
 
-# Read and rendered in one go.
+# Rendered in one go.
 BLOCK_ROWS = 20_000
+# Read in one go, while others wait for their turn; some tenths of a second.
+PIECE_ROWS = 200_000
+MOST_BYTES_AHEAD = 16 * 1024 * 1024
 RENDERING_DIFFERS = "rendering_differs"
 
 
@@ -49,54 +58,110 @@ class Freezer:
         self._kept = kept or KeptParts()
         # The others' short transactions need connections, too.
         self._turn = asyncio.Semaphore(at_once)
+        self._ahead = ReadAhead(self._further)
+        # A store of their own, lest runs that were just frozen leave no room for them.
+        self._kept_ahead = KeptParts(MOST_BYTES_AHEAD)
 
-    async def parts(self, run: Run, version: Version) -> list[FrozenPart]:
-        """Return what the parts of the run are. Holds one block of rows, and of the parts as many as may be kept.
+    async def parts(self, run: Run, version: Version, tally: Tally) -> list[FrozenPart]:
+        """Return what the parts of the run are, and have all its rows counted.
 
-        Raises as RowStore.block, and UserError where the job's settings are of no use.
+        Holds one block of rows, and of the parts as many as may be kept. Raises as RowStore.block, and UserError where
+        the job's settings are of no use.
         """
         part_format = self._transport.part_format(version.settings)
-        if version.data == CATALOG and self._catalogs is not None:
-            return await catalog_parts(self._catalogs, self._turn, self._kept, run, version)
-        wanted = max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
-        following = RowRange(run.slot.start, SMALLEST_METER_ID, wanted)
-        parts: list[FrozenPart] = []
+        block_rows = _block_rows(part_format)
+        following = RowRange(run.slot.start, SMALLEST_METER_ID, PIECE_ROWS)
+        lines, parts = Lines(), list[FrozenPart]()
+
+        async def cut(taken: Taken, *, is_end: bool = False) -> int:
+            """Cut lines into parts; return how many lines they took, as what does not fill a part waits for more."""
+            nonlocal following
+            block = await self._rows.rendered(run, version, part_format, taken)
+            done = 0
+            for found in cut_parts(part_format, block, is_end=is_end):
+                sha256 = hashlib.sha256(found.body).digest()
+                self._kept.keep(sha256, found.body)
+                parts.append(FrozenPart(block.rows(found.first, found.row_count), len(found.body), sha256))
+                done += found.row_count
+            block.count(tally, done)
+            if taken.lines:
+                last = block.rows(len(taken.lines) - 1, PIECE_ROWS)
+                following = last._replace(first_meter_id=last.first_meter_id + 1)
+            return done
+
         while True:
             async with self._turn:
-                block = await self._rows.block(run, version, part_format, following)
-            is_end = block.row_count < wanted
-            done = 0
-            for cut in cut_parts(part_format, block, is_end=is_end):
-                frozen = FrozenPart(
-                    block.rows(cut.first, cut.row_count), len(cut.body), hashlib.sha256(cut.body).digest()
-                )
-                self._kept.keep(frozen.sha256, cut.body)
-                parts.append(frozen)
-                done += cut.row_count
+                row_count = await self._rows.read(run, version, following, lines, block_rows, cut)
+            is_end = row_count < PIECE_ROWS
+            rest = lines.take()
+            lines.put_back(rest.behind(await cut(rest, is_end=is_end)))
             if is_end:
                 return parts
-            # What did not fill a part begins the next block; the run's last row does so when the block ended with it.
-            following = block.rows(min(done, block.row_count - 1), wanted)
-            if done == block.row_count:
-                following = following._replace(first_meter_id=following.first_meter_id + 1)
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
+        if version.data == CATALOG and self._catalogs is not None:
+            return await self._catalog_body(self._catalogs, run, version, part)
+        body = self._kept.take(part.sha256)
+        if body is None:
+            await self._ahead.wait(run)
+            body = self._kept_ahead.take(part.sha256)
+        if body is None:
+            cut, following = await self._cut_again(run, version, part.rows)
+            if not cut or cut[0][0] != part.sha256:
+                return None
+            body = cut[0][1]
+            self._ahead.note(run, self._keep(cut[1:], following, part.sha256))
+        self._ahead.taken(run, version, part.sha256)
+        return body
+
+    async def catalog(self, run: Run, version: Version) -> list[FrozenPart]:
+        """Return what the parts of a catalog's run are. Raises as catalog_parts."""
+        if self._catalogs is None:
+            raise RuntimeError("this one was made without catalogs")
+        return await catalog_parts(self._catalogs, self._turn, self._kept, run, version)
+
+    async def _catalog_body(self, catalogs: CatalogStore, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         kept = self._kept.take(part.sha256)
         if kept is not None:
             return kept
-        body = await self._render(run, version, part.rows)
-        if body is None:
-            return None
-        is_same = len(body) == part.byte_count and hashlib.sha256(body).digest() == part.sha256
-        return body if is_same else None
+        async with self._turn:
+            body = await catalog_body(catalogs, run, version, part.rows)
+        return body if body is not None and hashlib.sha256(body).digest() == part.sha256 else None
 
-    async def _render(self, run: Run, version: Version, rows: RowRange) -> bytes | None:
-        if version.data == CATALOG and self._catalogs is not None:
-            return await catalog_body(self._catalogs, run, version, rows)
+    async def _further(self, run: Run, version: Version, place: RowRange) -> Rendered | None:
+        """Render the parts that begin at a place, and keep them."""
+        cut, following = await self._cut_again(run, version, place)
+        return self._keep(cut, following, cut[-1][0]) if cut else None
+
+    def _keep(self, cut: Sequence[tuple[bytes, bytes]], following: RowRange | None, last: bytes) -> Rendered:
+        for sha256, body in cut:
+            self._kept_ahead.keep(sha256, body)
+        return Rendered(cut[-1][0] if cut else last, following)
+
+    async def _cut_again(
+        self, run: Run, version: Version, place: RowRange
+    ) -> tuple[list[tuple[bytes, bytes]], RowRange | None]:
+        """Return hashes and bytes of parts of which the first begins at `place`, and where the next one begins."""
         part_format = self._transport.part_format(version.settings)
-        block = await self._rows.block(run, version, part_format, rows)
-        return part_format.assemble_block(block, 0, block.row_count) if block.row_count else None
+        rows = place._replace(row_count=_block_rows(part_format))
+        async with self._turn:
+            block = await self._rows.block(run, version, part_format, rows)
+        is_end = block.row_count < rows.row_count
+        cut, done = [], 0
+        for found in cut_parts(part_format, block, is_end=is_end):
+            cut.append((hashlib.sha256(found.body).digest(), found.body))
+            done += found.row_count
+        if is_end:
+            return cut, None
+        following = block.rows(min(done, block.row_count - 1), rows.row_count)
+        if done == block.row_count:
+            following = following._replace(first_meter_id=following.first_meter_id + 1)
+        return cut, following
+
+
+def _block_rows(part_format: PartFormat) -> int:
+    return max(1, BLOCK_ROWS // part_format.max_rows) * part_format.max_rows
 
 
 class Sender:
@@ -144,17 +209,19 @@ class Sender:
 
     def _outgoing(self, run: Run, version: Version, part: WaitingPart, body: bytes) -> OutgoingPart:
         job_id = run.job.job_id
+        said = Summary(0) if part.manifest_body is None else summary(part.manifest_body)
+        section = said.section.number, said.section.of
         outgoing = OutgoingPart(
-            part_id=manifest_id(self.installation_id, job_id, run.slot.start),
+            part_id=manifest_id(self.installation_id, job_id, run.slot.start, *section),
             job_id=job_id,
             run_id=run_id(job_id, run.slot.start),
             part=part.number,
             parts=run.part_count,
             slot=run.slot,
             resolution_minutes=version.resolution_minutes,
-            row_count=run.row_count,
+            row_count=said.rows,
             sha256=part.frozen.sha256,
-            file_name=manifest_file_name(job_id, version.name, version.data, *run.slot),
+            file_name=manifest_file_name(job_id, version.name, version.data, *run.slot, *section),
             body=body,
             is_manifest=True,
             resend_count=run.resend_count,

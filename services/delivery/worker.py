@@ -15,8 +15,8 @@ from services.core.retry import Answer, Verdict
 from services.delivery.circuits import Circuits
 from services.delivery.interval_counts import IntervalCounts, Intervals
 from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
-from services.delivery.manifests import make_manifest
-from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version
+from services.delivery.manifests import make_manifests
+from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version, WaitingPart
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
 from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
@@ -136,9 +136,10 @@ class Worker:
         following = await self._plan(claim, job)
         following, is_asked_more = await self._requests.honour(claim, job, following)
         while True:
-            run = await self._stores.runs.next_unfinished(claim)
-            if run is None:
+            found = await self._stores.runs.next_unfinished(claim)
+            if found is None:
                 return self._rest(job.key, following, is_asked_more=is_asked_more)
+            run, part = found
             version = job.version(run.job_version)
             newest = job.newest(version.transport)
             if version.transport != self._transport_name:
@@ -147,11 +148,11 @@ class Worker:
             again_at = None
             if not run.is_frozen:
                 await self._freeze(claim, run, version)
-            elif address == claim.destination:
-                again_at = await self._send_next(claim, run, version, newest)
-            else:
+            elif address != claim.destination:
                 # Back into the queue: how many send to one destination at a time is counted at the claim.
                 again_at = self._clock.now()
+            elif part is not None:
+                again_at = await self._send(claim, run, part, version, newest)
             if again_at is None and (time.monotonic() > ends or self._patience.stopping.is_set()):
                 again_at = self._clock.now()
             if again_at is not None:
@@ -196,36 +197,31 @@ class Worker:
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
         else:
-            manifest = await self._manifest(run, version, parts) if version.has_manifest and parts else None
-            await self._stores.runs.freeze(claim, run, parts, intervals, self._clock.now(), manifest)
+            manifests = await self._manifests(run, version, parts) if version.has_manifest and parts else []
+            await self._stores.runs.freeze(claim, run, parts, intervals, self._clock.now(), manifests)
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
 
     async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals | None]:
-        """Render the run, and count side by side how complete it is; a catalog has no intervals."""
+        """Render the run, and count how complete it is; a catalog has no intervals."""
         if version.data == CATALOG:
-            return await self._freezer.parts(run, version), None
-        counting = asyncio.ensure_future(self._stores.intervals.of(run, version))
-        try:
-            parts = await self._freezer.parts(run, version)
-            return parts, await counting
-        finally:
-            counting.cancel()
-            await asyncio.gather(counting, return_exceptions=True)
+            return await self._freezer.catalog(run, version), None
+        tally = await self._stores.intervals.tally(run, version)
+        parts = await self._freezer.parts(run, version, tally)
+        return parts, tally.result()
 
-    async def _manifest(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> Manifest:
+    async def _manifests(self, run: Run, version: Version, parts: Sequence[FrozenPart]) -> list[Manifest]:
         completeness = None
         if version.data == MEASUREMENTS:
             completeness = await self._stores.rows.completeness(run, version)
         last = await self._stores.runs.last_manifest(run)
         ending = self._transport.part_format(version.settings).ending
-        return make_manifest(self._sender.installation_id, run, version, parts, ending, completeness, last)
+        return make_manifests(self._sender.installation_id, run, version, parts, ending, completeness, last)
 
-    async def _send_next(self, claim: Claim, run: Run, version: Version, newest: Version) -> datetime | None:
+    async def _send(
+        self, claim: Claim, run: Run, part: WaitingPart, version: Version, newest: Version
+    ) -> datetime | None:
         """Send the run's next part; return when to try again, or None to go on at once."""
-        part = await self._stores.runs.next_part(run)
-        if part is None:
-            return None
         if part.next_attempt_at is not None and part.next_attempt_at > self._clock.now():
             return part.next_attempt_at
         destination = await self._destination(claim, newest)

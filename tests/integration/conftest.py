@@ -1,13 +1,21 @@
-"""Fixtures of the tests of single services: a pool to the test's database, and a customer's server."""
+"""Fixtures of the tests of single services: a pool to the test's database, and customers' servers."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.local.certificates import CertificateFiles, ensure_certificates
+from services.platform.clock import SystemClock
 from services.platform.postgres import Pool, connect_pool
+from tests.support.dropbox import hosted_folder
 from tests.support.exports import Exports
+from tests.support.file_servers import (
+    FileServer,
+)
 from tests.support.receiver import Authority, ScriptedReceiver, make_authority, running_receiver
+from tests.support.transports import HOSTED, SERVERS
 
 
 @pytest.fixture
@@ -41,3 +49,30 @@ def exports(database_url: str) -> Exports:
 def to(receiver: ScriptedReceiver, authority: Authority) -> dict[str, Any]:
     """Give the settings of a job that goes to the receiver."""
     return {"url": receiver.url, "ca_pem": authority.ca_pem}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
+    """Give an authority of our own and a certificate for localhost, as files."""
+    return ensure_certificates(tmp_path_factory.mktemp("certificates"), SystemClock().now())
+
+
+@pytest.fixture
+def hosted_database(request: pytest.FixtureRequest) -> str:
+    """Give a database where the test's server needs one; made before there is an event loop."""
+    if request.node.callspec.params.get("server") != HOSTED:
+        return ""
+    return str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture(params=[*SERVERS, HOSTED])
+async def server(
+    request: pytest.FixtureRequest, hosted_database: str, tmp_path: Path, certificates: CertificateFiles
+) -> AsyncIterator[FileServer]:
+    """Give each server in turn that parts can be sent to."""
+    if request.param == HOSTED:
+        async with hosted_folder(hosted_database, tmp_path / HOSTED) as hosted:
+            yield hosted.file_server()
+        return
+    async with SERVERS[request.param](tmp_path, certificates) as running:
+        yield running

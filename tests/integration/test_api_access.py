@@ -15,6 +15,7 @@ from services.platform.clock import SystemClock
 from services.platform.postgres import connect_pool
 from services.platform.secrets import Vault, read_keys
 from tests.support.api import Api, running_api
+from tests.support.planted import planted
 from tests.support.seed import seed_catalog
 
 GUARDED = [endpoint for endpoint in ENDPOINTS if endpoint.scope is not None or endpoint.any_caller]
@@ -32,7 +33,7 @@ IDS = {
 }
 """Of the first organization."""
 BODIES: dict[str, Any] = {
-    "create_user": {"email": "x@example.org", "name": "X", "password": "x" * 12, "role": "viewer"},
+    "create_user": {"email": "x@example.org", "name": "X", "password": planted("x"), "role": "viewer"},
     "edit_user": {"name": "Y"},
     "create_client": {"name": "X", "role": "viewer"},
     "create_client_of": {"name": "X", "role": "viewer"},
@@ -193,7 +194,7 @@ async def test_a_token_may_ask_for_less_and_ends_with_its_client(api: Api) -> No
 
 async def test_a_person_logs_in_and_out_and_is_kept_out(api: Api) -> None:
     admin = await api.token(1)
-    new = {"email": "Ann@example.org", "name": "Ann", "password": "correct horse battery", "role": "viewer"}
+    new = {"email": "Ann@example.org", "name": "Ann", "password": planted("horse battery"), "role": "viewer"}
     created = await api.call("POST", "/v1/users", token=admin, body=new)
     assert created.status == 201
     assert "correct horse" not in created.content.decode()

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.api import running_api
 from tests.support.command import Meterpost
+from tests.support.planted import planted
 from tests.support.seed import seed_catalog
 
 
@@ -20,7 +21,7 @@ async def test_clients_and_users_from_the_shell(meterpost: Meterpost, database_u
     made = meterpost("api-clients", "create", "--name", "BI", "--export", "--site", "1", "--json").json
     assert (made["role"], made["scopes"], made["site_ids"]) == ("viewer", "viewer exporter", [1])
     operator = meterpost("api-clients", "create", "--name", "Ops", "--role", "operator", "--json").json
-    (tmp_path / "password").write_text("correct horse battery\n", encoding="utf-8")
+    (tmp_path / "password").write_text(planted("horse battery") + "\n", encoding="utf-8")
     user = ("users", "create", "--email", "ann@example.org", "--name", "Ann", "--password-file", "password")
     assert meterpost(*user, "--role", "admin", "--json").json["scopes"] == "viewer admin"
     taken = meterpost(*user)
@@ -28,7 +29,7 @@ async def test_clients_and_users_from_the_shell(meterpost: Meterpost, database_u
     async with running_api(database_url, tmp_path) as api:
         assert (await api.exchange(made["client_id"], made["client_secret"])).json["scope"] == "viewer exporter"
         assert (await api.exchange(operator["client_id"], operator["client_secret"])).json["scope"] == "operator"
-        login = {"email": "ann@example.org", "password": "correct horse battery"}
+        login = {"email": "ann@example.org", "password": planted("horse battery")}
         assert (await api.call("POST", "/v1/sessions", body=login)).status == 201
         assert meterpost("api-clients", "revoke", made["client_id"]).code == 0
         assert (await api.exchange(made["client_id"], made["client_secret"])).status == 401

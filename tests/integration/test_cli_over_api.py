@@ -11,6 +11,7 @@ import pytest
 from services.local.ports import free_port
 from tests.support.api import Api, running_api
 from tests.support.command import Meterpost, Outcome
+from tests.support.planted import MARKER
 from tests.support.seed import seed_catalog
 
 CREATE = ("jobs", "create", "--name", "Hourly", "--frequency", "hour", "--resolution", "60", "--all-sites")
@@ -40,7 +41,7 @@ async def run(meterpost: Meterpost, *arguments: str, code: int = 0) -> Outcome:
 
 async def test_a_job_from_its_creation_to_its_end(api: Api, tmp_path: Path) -> None:
     meterpost = await remote(api, tmp_path)
-    (tmp_path / "token").write_text("s3cret-token\n")
+    (tmp_path / "token").write_text(f"{MARKER}\n")
     created = (await run(meterpost, *CREATE, *TO, "--auth", "bearer", "--secret", "token=file:token", "--json")).json
     job = str(created["job_id"])
     assert (created["name"], created["transport_settings"]["secrets"]) == ("Hourly", {"token": "set"})

@@ -24,11 +24,11 @@ from services.platform.clock import SystemClock
 from services.platform.errors import UserError
 from services.platform.hosted import HostedFolder
 from services.platform.outbound import ForbiddenAddress, Outbound, parse_networks
-from tests.integration.test_transport_behaviour import part
 from tests.support.dropbox import OTHER_ORGANIZATION, Hosted, hosted_folder, new_key, seed_accounts
 from tests.support.file_servers import installed
 from tests.support.platform import Platform
 from tests.support.polling import eventually_async
+from tests.support.transports import part
 
 PARTIAL = "/1/.a.csv.0123abcd.partial"
 

@@ -21,10 +21,11 @@ from services.platform.clock import SystemClock
 from services.platform.errors import UserError
 from tests.integration.test_https_transport import BODY, LOOPBACK_ALLOWED, PART
 from tests.support.client_certificate import ClientCertificate, make_client_certificate
+from tests.support.planted import MARKER, planted
 from tests.support.receiver import Authority, ScriptedReceiver, running_receiver, status
 
 OLD, NEW, FOREIGN = ("whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"o", b"n", b"f"))
-TOKEN = "tok-7f3a9c-planted"
+TOKEN = f"tok-{MARKER}"
 
 
 @pytest.fixture
@@ -52,13 +53,13 @@ async def test_no_authentication_sends_no_credentials(
 async def test_basic_and_bearer_and_headers_of_the_customers(
     transport: HttpsTransport, receiver: ScriptedReceiver, authority: Authority
 ) -> None:
-    await send(transport, receiver, authority, auth="basic", username="zoë", password="pass:wörd")
+    await send(transport, receiver, authority, auth="basic", username="zoë", password=f"pass:wörd-{MARKER}")
     await send(
         transport, receiver, authority, auth="bearer", token=TOKEN, headers={"X-Api-Key": "k 1", "Cookie": "a=b"}
     )
     basic, bearer = (request.headers for request in receiver.received)
     scheme, encoded = basic["Authorization"].split(" ")
-    assert (scheme, base64.b64decode(encoded).decode()) == ("Basic", "zoë:pass:wörd")
+    assert (scheme, base64.b64decode(encoded).decode()) == ("Basic", f"zoë:pass:wörd-{MARKER}")
     assert bearer["Authorization"] == f"Bearer {TOKEN}"
     assert (bearer["X-Api-Key"], bearer["Cookie"]) == ("k 1", "a=b")
     assert bearer["webhook-id"] == PART.part_id
@@ -142,7 +143,7 @@ async def test_a_receiver_that_repeats_our_secrets_does_not_bring_them_into_our_
     transport: HttpsTransport, receiver: ScriptedReceiver, authority: Authority
 ) -> None:
     """A debugging page with all headers, cut off anywhere."""
-    password = "planted horse battery"
+    password = planted("horse battery")
     encoded = base64.b64encode(f"u:{password}".encode()).decode()
     for before in range(0, 230, 7):
         receiver.script.append(status(401, "x" * before + f"{password} {encoded} k-e-y-planted {NEW}"))

@@ -5,9 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from services.api.request_store import request_resend
+from services.core import received_manifest
+from services.core.received_requests import check_hash, read_body, read_request
+from services.delivery import manifests
 from services.platform.postgres import Pool
 from tests.integration.test_requests import asker, until_states
 from tests.support.exports import Exports, at, delivering
@@ -82,6 +86,40 @@ async def test_a_manifest_says_what_was_sent_and_names_the_one_before(
     assert [row[1:] for row in await exports.runs(job_id)] == [
         ("delivered", 2, 2_100), ("delivered", 1, 1), ("empty", 0, 0), ("delivered", 1, 2),
     ]  # fmt: skip
+
+
+async def test_a_run_of_very_many_parts_has_several_manifests(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "MAX_LISTED_PARTS", 2)
+    monkeypatch.setattr(received_manifest, "MAX_LISTED_PARTS", 2)
+    await exports.seed(meters=4_100)
+    await exports.close_windows(60, at(8), at(9))
+    await exports.close_windows(60, at(9), at(10), meters=[1])
+    job_id = await exports.add_job(to, resolution=60)
+    await exports.execute("UPDATE export_job_version SET manifest = true")
+    # The second manifest is tried twice.
+    receiver.script.extend([status(200)] * 4 + [status(503)])
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered", "delivered"])
+    *_parts, first, second, _part, third = receiver.accepted
+    assert len(receiver.accepted) == 7
+    validator = Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")), format_checker=FormatChecker())
+    previous = None
+    for request, number, section, listed in ((first, 1, 1, [1, 2]), (second, 2, 2, [3]), (third, 3, None, [1])):
+        content = json.loads(request.body)
+        validator.validate(content)
+        assert (content["number"], [part["part"] for part in content["parts"]]) == (number, listed)
+        assert content.get("section") == (section and {"number": section, "of": 2})
+        assert content["previous"] == previous
+        previous = {"run": content["run"], "sha256": hashlib.sha256(request.body).hexdigest()}
+        read = read_request(request.headers)
+        check_hash(read, request.body)
+        read_body(read, request.headers, request.body)
+    assert [r.headers["Meterpost-Rows"] for r in (first, second, third)] == ["4000", "100", "1"]
+    assert first.part_id.endswith("-manifest1of2")
+    assert second.headers["Meterpost-Filename"].endswith("_manifest2of2.json")
+    assert [row[1:] for row in await exports.runs(job_id)] == [("delivered", 3, 4_100), ("delivered", 1, 1)]
 
 
 async def test_completeness_is_that_of_the_chosen_sites(

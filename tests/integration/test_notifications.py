@@ -16,6 +16,7 @@ from services.platform.postgres import Pool
 from services.platform.secrets import Vault, new_key, parse_keys
 from tests.integration.test_requests import until_states
 from tests.support.exports import Exports, at, delivering
+from tests.support.planted import planted
 from tests.support.polling import eventually_async
 from tests.support.receiver import Authority, ScriptedReceiver, running_receiver, status
 from tests.support.smtp_server import SmtpServer, running_smtp
@@ -61,14 +62,14 @@ async def test_failing_and_recovered_are_told_by_mail_and_by_a_signed_webhook_on
     async with running_receiver(authority.server) as hook, running_smtp(certificates) as server:
         await tell(pool, NotificationSettings(("ops@example.org",), hook.url, authority.ca_pem), SIGNING)
         job_id = await exports.add_job(to, name="Hourly to\r\nBcc: x@example.org")
-        more = smtp(server, certificates, "starttls", smtp_username="u", smtp_password=SecretStr("pw-planted"))
+        more = smtp(server, certificates, "starttls", smtp_username="u", smtp_password=SecretStr(planted("smtp")))
         async with delivering(exports.url, secret_keys=SecretStr(KEYS), **SOON, **more):
             await eventually_async(lambda: sent_count(pool, 2))
             receiver.otherwise = status(200)
             await until_states(exports, job_id, ["delivered"] * 2)
             await eventually_async(lambda: sent_count(pool, 4))
         failing, recovered = server.messages
-        assert server.logins == [("u", "pw-planted")] * 2
+        assert server.logins == [("u", planted("smtp"))] * 2
         assert server.was_encrypted == [True, True]
         told = [json.loads(request.body) for request in hook.accepted]
         assert [one["event"] for one in told] == ["job.failing", "job.recovered"]

@@ -16,18 +16,19 @@ from services.platform.secrets import Vault, read_keys
 from tests.support.client_certificate import ClientCertificate, make_client_certificate
 from tests.support.command import Meterpost
 from tests.support.exports import NO_KAFKA, Exports, at
+from tests.support.planted import MARKER, planted
 from tests.support.platform import Platform, running
 from tests.support.polling import eventually_async
 from tests.support.receiver import Authority, ScriptedReceiver, running_receiver, status
 
-SIGNING = "whsec_" + base64.b64encode(b"planted-signing-key-planted-1234").decode()
+SIGNING = "whsec_" + base64.b64encode(f"{MARKER}-signing-key".encode()).decode()
 SECRETS = {
-    "password": "planted-pässword-7f2e91",
-    "token": "planted-token-41c7aa",
-    "header:X-Api-Key": "planted-api-key-55d0b3",
+    "password": f"{MARKER}-pässword",
+    "token": f"{MARKER}-token",
+    "header:X-Api-Key": f"{MARKER}-api-key",
     "signing_secret": SIGNING,
 }
-SMTP_PASSWORD = "planted-smtp-9e8d7c"
+SMTP_PASSWORD = planted("smtp")
 
 
 def forms(secret: str) -> set[str]:

@@ -2,10 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
@@ -14,15 +13,18 @@ from services.core.csv_records import csv_format
 from services.core.parts import HTTPS_JSON, PartFormat
 from services.core.records import MeasurementRow
 from services.core.schedule import Slot
+from services.delivery import sending
+from services.delivery.interval_counts import IntervalCounts
 from services.delivery.kept_parts import KeptParts
 from services.delivery.model import JobKey, RowRange, Run, Version
 from services.delivery.name_sheets import NameSheets
+from services.delivery.row_lines import RowBlock
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
 from services.delivery.sending import Freezer
-from services.delivery.transports.base import Destination
 from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Pool
 from tests.support.exports import Exports, at
+from tests.support.formats import AnyFormat
 from tests.support.row_oracle import csv_line, json_line
 
 KNOWN_REVISION = 2
@@ -127,27 +129,14 @@ async def test_blocks_hold_the_bytes_of_the_rows_one_by_one(
         assert everything.row_count == len(rows)
 
 
-class AnyFormat:
-    """As much of a transport as freezing needs."""
-
-    def __init__(self, part_format: PartFormat) -> None:
-        self._part_format = part_format
-
-    def part_format(self, settings: Mapping[str, Any]) -> PartFormat:
-        return self._part_format
-
-    def destination(self, settings: Mapping[str, Any]) -> Destination:
-        raise AssertionError("nothing is sent")
-
-    async def aclose(self) -> None:
-        """Nothing is held."""
-
-
-@pytest.mark.parametrize("kept_bytes", [0, 1_000_000, 100_000_000])
+@pytest.mark.parametrize(
+    ("kept_bytes", "piece_rows"), [(0, 200_000), (1_000_000, 25_000), (100_000_000, 24_000), (0, 6_000)]
+)
 async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes(
-    exports: Exports, pool: Pool, kept_bytes: int
+    exports: Exports, pool: Pool, monkeypatch: pytest.MonkeyPatch, kept_bytes: int, piece_rows: int
 ) -> None:
     """Over the end of a block, with parts that are cut by their size, and whichever parts were kept."""
+    monkeypatch.setattr(sending, "PIECE_ROWS", piece_rows)
     await exports.seed(meters=12_000)
     await exports.close_windows(15, at(8), at(9))
     long_name = "ü" * 190
@@ -162,7 +151,7 @@ async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes
     )
     for part_format, lines in cases:
         freezer = Freezer(RowStore(pool), AnyFormat(part_format), at_once=1, kept=KeptParts(kept_bytes))
-        parts = await freezer.parts(run, version)
+        parts = await freezer.parts(run, version, await IntervalCounts(pool).tally(run, version))
         assert sum(part.rows.row_count for part in parts) == len(rows)
         place = 0
         for part in parts:
@@ -175,6 +164,35 @@ async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes
             place += count
         if part_format is HTTPS_JSON:
             assert any(part.rows.row_count < 2_000 for part in parts[:-1]), "no part was cut by its size"
+
+
+class CountingStore(RowStore):
+    blocks = 0
+
+    async def block(self, run: Run, version: Version, part_format: PartFormat, rows: RowRange) -> RowBlock:
+        self.blocks += 1
+        return await super().block(run, version, part_format, rows)
+
+
+async def test_parts_that_are_rendered_again_are_rendered_ahead(exports: Exports, pool: Pool) -> None:
+    await exports.seed(meters=12_000)
+    await exports.close_windows(15, at(8), at(9))
+    run, version = run_of(at(8), at(9), minutes=15, sites=None)
+    for part_format, count, blocks in ((csv_format("\n", defuse=True), 5, 3), (HTTPS_JSON, 24, 3)):
+        store = CountingStore(pool)
+        freezer = Freezer(store, AnyFormat(part_format), at_once=2, kept=KeptParts(0))
+        parts = await freezer.parts(run, version, await IntervalCounts(pool).tally(run, version))
+        assert len(parts) == count
+        for part in parts:
+            body = await freezer.body(run, version, part)
+            assert body is not None
+            assert hashlib.sha256(body).digest() == part.sha256
+        assert store.blocks == blocks
+        # Somebody changes what is behind the place that was rendered last: a part that differs is never given.
+        assert await freezer.body(run, version, parts[0]) is not None
+        await exports.execute("UPDATE measurement SET volume = 17 WHERE meter_id % 5 = 3")
+        assert await freezer.body(run, version, parts[-1]) is None
+        await exports.execute("UPDATE measurement SET volume = meter_id * 0.1 WHERE meter_id % 5 = 3")
 
 
 async def test_names_are_forgotten_when_they_become_too_many(exports: Exports, pool: Pool) -> None:
@@ -199,3 +217,20 @@ async def test_a_missing_name_is_an_operators_matter(exports: Exports, pool: Poo
     run, version = run_of(at(8), at(9), minutes=15, sites=None)
     with pytest.raises(OperatorNeeded, match="no name for site 2 at 2026-11-20T08:00:00"):
         await RowStore(pool).block(run, version, HTTPS_JSON, RowRange(at(8), SMALLEST_METER_ID, 10))
+
+
+async def test_a_missing_name_found_on_the_way_leaves_a_sound_pool(exports: Exports, pool: Pool) -> None:
+    await exports.seed(meters=3)
+    await exports.close_windows(15, at(8), at(9))
+    run, version = run_of(at(8), at(9), minutes=15, sites=None)
+    await exports.execute("DELETE FROM site_description WHERE site_id = 2")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sending, "BLOCK_ROWS", 1)
+        one_row = csv_format("\n", defuse=True)._replace(max_rows=1)
+        freezer = Freezer(RowStore(pool), AnyFormat(one_row), at_once=1)
+        tally = await IntervalCounts(pool).tally(run, version)
+        for _again in range(12):
+            with pytest.raises(OperatorNeeded, match="no name for site 2"):
+                await freezer.parts(run, version, tally)
+        await exports.execute("INSERT INTO site_description VALUES (2, '-infinity', 1, 'Two', 'UTC')")
+        assert len(await freezer.parts(run, version, tally)) == 12

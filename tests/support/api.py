@@ -23,6 +23,7 @@ from services.platform.clock import SystemClock
 from services.platform.health import Health
 from services.platform.postgres import connect_pool, transaction
 from services.platform.secrets import new_key
+from tests.support.planted import plant
 from tests.support.platform import REPOSITORY
 from tests.support.polling import eventually_async
 
@@ -96,7 +97,7 @@ class Api:
         pool = await connect_pool(self.database_url, max_size=1)
         try:
             async with transaction(pool) as connection:
-                client_id, secret = f"mp-{new_secret('')[:16]}", new_secret(SECRET_PREFIX)
+                client_id, secret = f"mp-{new_secret('')[:16]}", plant(new_secret(SECRET_PREFIX))
                 grant = Grant(organization_id, role, may_export, site_ids)  # type: ignore[arg-type] # the test knows
                 now = SystemClock().now()
                 await create_client(connection, client_id, name, grant, fingerprint(secret), now)
@@ -114,7 +115,7 @@ class Api:
         """Create a client and return a token of it."""
         got = await self.exchange(*await self.client(organization_id, role, **more))
         assert got.status == 200, got
-        return str(got.json["access_token"])
+        return plant(str(got.json["access_token"]))
 
     def check(self, method: str, path: str, got: Got) -> None:
         """Hold an answer against the contract."""

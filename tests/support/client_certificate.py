@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from services.platform.clock import SystemClock
+from tests.support.planted import plant
 
 
 class ClientCertificate(NamedTuple):
@@ -48,4 +49,4 @@ def make_client_certificate(name: str = "meterpost") -> ClientCertificate:
     key_pem = keys[1].private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return ClientCertificate(made[0], made[1], key_pem.decode())
+    return ClientCertificate(made[0], made[1], plant(key_pem.decode()))

@@ -21,14 +21,17 @@ from services.platform.health import Health
 from services.platform.passwords import hash_password
 from services.platform.postgres import Patience, connect_pool, transaction
 from tests.support.file_servers import FileServer
+from tests.support.planted import plant, planted
 
 ORGANIZATION, OTHER_ORGANIZATION = 1, 2
 CUSTOMER, OTHER_CUSTOMER = "acme", "rival"
-PASSWORD = "orchid-tandem-vivid-42"
+PASSWORD = planted("orchid-tandem-vivid-42")
 
 
 def new_key() -> asyncssh.SSHKey:
-    return asyncssh.generate_private_key("ssh-ed25519")
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    plant(key.export_private_key().decode())
+    return key
 
 
 @dataclass

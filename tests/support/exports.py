@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from services.delivery.app import deliver
 from services.delivery.settings import DeliverySettings
 from services.platform.health import Health
+from tests.support.planted import leaks_in, written_by_the_test
 
 # Nothing listens there: delivery works without its doorbell.
 NO_KAFKA = "127.0.0.1:9"
@@ -158,7 +159,9 @@ class Exports:
         transport: str = "https",
         data: str = "meters_measurements",
     ) -> None:
-        """Edit a job."""
+        """Edit a job. Settings are stored as they are given; what the product stores is sealed."""
+        if leaks_in(json.dumps(settings).encode()):
+            written_by_the_test(self.url, "export_job_version")
         await self.execute(
             "INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data, "
             "frequency_minutes, resolution_minutes, site_ids, transport, transport_settings) "

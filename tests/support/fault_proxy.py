@@ -36,6 +36,8 @@ class FaultProxy:
         self._flowing.set()
         self.faults = Faults()
         self.port = 0
+        self.accepted = 0
+        """How many connections were made."""
 
     @asynccontextmanager
     async def running(self, *, host: str = "127.0.0.1") -> AsyncIterator["FaultProxy"]:
@@ -60,6 +62,7 @@ class FaultProxy:
         await asyncio.gather(*connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

@@ -28,10 +28,11 @@ from services.local.https_receiver import Receiver
 from services.local.ports import LOOPBACK, free_port
 from services.local.sftp_receiver import Account, ensure_key, serving_sftp
 from services.platform.clock import SystemClock
+from tests.support.planted import plant, planted
 from tests.support.polling import eventually
 
 USER = "meterpost"
-PASSWORD = "correct horse; battery=staple"
+PASSWORD = planted("correct horse; battery=staple")
 REAL_SERVERS_VARIABLE = "METERPOST_REAL_SERVERS"
 """`required`: a server that is not installed fails the tests instead of skipping them, as in CI."""
 
@@ -105,7 +106,7 @@ def in_process_sftp(*, by_key: bool = False, files: type[asyncssh.SFTPServer] = 
         async with serving_sftp(folder / "files", account, [folder / "host-key"], files=files) as port:
             settings = sftp_settings(port, host_key)
             if by_key:
-                settings["private_key"] = user_key.export_private_key().decode()
+                settings["private_key"] = plant(user_key.export_private_key().decode())
             yield FileServer("sftp", settings, folder / "files")
 
     return serve
@@ -175,7 +176,7 @@ def openssh(folder: Path, _certificates: CertificateFiles) -> Iterator[FileServe
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     settings = sftp_settings(port, host_key, user=pwd.getpwuid(os.geteuid()).pw_name, directory=str(folder / "files"))
-    settings["private_key"] = user_key.export_private_key().decode()
+    settings["private_key"] = plant(user_key.export_private_key().decode())
     with running([program, "-D", "-e", "-f", str(folder / "sshd_config")], folder / "sshd.log", port):
         yield FileServer("sftp", settings, folder / "files")
 

@@ -41,8 +41,16 @@ def temporary_postgres() -> Iterator[PostgresServer]:
 class Databases:
     """Fresh databases with the product's schema, each a copy of one that was migrated once."""
 
-    def __init__(self, server: PostgresServer, *, migrate: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        server: PostgresServer,
+        *,
+        migrate: Callable[[str], None],
+        inspect: Callable[[str], None] = lambda _url: None,
+    ) -> None:
+        """`inspect` is given the address of each database before it is dropped."""
         self._server = server
+        self._inspect = inspect
         self._template = f"template_{os.getpid()}"
         self._numbers = itertools.count(1)
         server.create_database(self._template)
@@ -57,4 +65,7 @@ class Databases:
             yield self._server.url(name)
         finally:
             if self._server.is_running:
-                self._server.drop_database(name)
+                try:
+                    self._inspect(self._server.url(name))
+                finally:
+                    self._server.drop_database(name)

@@ -30,7 +30,10 @@ def test_every_name_that_is_sent_is_read_back(
     run = (job_id, job_name, "meters_measurements", begin, begin + timedelta(minutes=minutes))
     name = read_part_name(file_stem(*run, part, part + more) + ending)
     assert name == PartName(job_id, slug(job_name), *run[2:], part, part + more, ending)
-    assert read_part_name(manifest_file_name(*run)) == name._replace(part=None, parts=0, ending="")
+    of_run = name._replace(part=None, parts=0, ending="")
+    assert read_part_name(manifest_file_name(*run, 1, 1)) == of_run
+    sections = part + more + 1
+    assert read_part_name(manifest_file_name(*run, part, sections)) == of_run._replace(section=part, sections=sections)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,9 @@ def test_every_name_that_is_sent_is_read_back(
         "3-Hourly_meters_measurements_20261120T100060Z_20261120T110000Z_1of2.csv",
         "3-_meters_measurements_20261120T100000Z_20261120T110000Z_1of2.csv",
         "3-Hour ly_meters_measurements_20261120T100000Z_20261120T110000Z_1of2.csv",
+        "3-Hourly_meters_measurements_20261120T100000Z_20261120T110000Z_manifest3of2.json",
+        "3-Hourly_meters_measurements_20261120T100000Z_20261120T110000Z_manifest1of1.json",
+        "3-Hourly_meters_measurements_20261120T100000Z_20261120T110000Z_manifest02of3.json",
         "3-Hourly_other_20261120T100000Z_20261120T110000Z_1of2.csv",
         "3-Hourly_meters_measurements_20261120T100000Z_20261120T110000Z_1of2.csv\n",
         "٣-Hourly_meters_measurements_20261120T100000Z_20261120T110000Z_1of2.csv",

@@ -4,16 +4,28 @@ import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
+from services.core import received_manifest
 from services.core.findings import Finding
-from services.core.manifest import Completeness, Manifest, ManifestPart, PreviousManifest, render_manifest
+from services.core.manifest import (
+    MAX_LISTED_PARTS,
+    Completeness,
+    Manifest,
+    ManifestPart,
+    PreviousManifest,
+    render_manifest,
+)
 from services.core.part_content import PartContent, RowKey
 from services.core.part_names import PartName, read_part_name
-from services.core.parts import file_stem, manifest_file_name
+from services.core.parts import MAX_HTTPS_BYTES, file_stem, manifest_file_name
 from services.core.received_manifest import ReceivedManifest, read_manifest
 from services.core.received_runs import JobCheck, ReceivedPart
+from services.core.schedule import Slot
 from services.core.times import iso_seconds
+from services.delivery import manifests
+from services.delivery.model import FrozenPart, JobKey, RowRange, Run, Version
 
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -55,10 +67,9 @@ def content_of(run: int, parts: list[ReceivedPart], number: int, previous: Recei
     )  # fmt: skip
 
 
-def manifest_name(run: int) -> PartName:
-    return read_part_name(
-        manifest_file_name(3, "Hourly", "meters_measurements", START + run * HOUR, START + (run + 1) * HOUR)
-    )
+def manifest_name(run: int, section: int = 1, sections: int = 1) -> PartName:
+    slot = START + run * HOUR, START + (run + 1) * HOUR
+    return read_part_name(manifest_file_name(3, "Hourly", "meters_measurements", *slot, section, sections))
 
 
 def manifest_of(
@@ -68,12 +79,15 @@ def manifest_of(
     return read_manifest(manifest_name(run), body, f"manifest {number}")
 
 
-def found(*runs: tuple[list[ReceivedPart], ReceivedManifest | None], is_arriving: bool = False) -> list[Finding]:
+def found(
+    *runs: tuple[list[ReceivedPart], ReceivedManifest | list[ReceivedManifest] | None], is_arriving: bool = False
+) -> list[Finding]:
     check = JobCheck(3)
     findings: list[Finding] = []
-    for parts, manifest in runs:
+    for parts, given in runs:
         name = parts[0].name if parts else manifest_name(0)
-        findings += check.run(parts, manifest, name, is_arriving=is_arriving)
+        manifests = given if isinstance(given, list) else [given] if given else []
+        findings += check.run(parts, manifests, name, is_arriving=is_arriving)
     return findings + list(check.finish())
 
 
@@ -88,7 +102,7 @@ def test_whole_runs_with_a_chain_are_sound_whatever_the_order_of_their_manifests
     check = JobCheck(3)
     findings: list[Finding] = []
     for run, manifest in ((0, second), (5, first), (7, third)):  # 0 was sent after 5, as by a backfill
-        findings += check.run(whole(run), manifest, whole(run)[0].name, is_arriving=False)
+        findings += check.run(whole(run), [manifest], whole(run)[0].name, is_arriving=False)
     assert findings + list(check.finish()) == []
     assert check.totals[2:7] == (3, 9, 90, 27, 3)
     assert (check.totals.window_start, check.totals.window_end) == (START, START + 8 * HOUR)
@@ -182,6 +196,59 @@ def test_the_chain_of_manifests() -> None:
     assert told(found((whole(0), first), (whole(1), manifest_of(1, 1, None)))) == [("chain", True)]
     assert told(found((whole(0), manifest_of(0, 1, second)))) == [("chain", True)]
     assert told(found((whole(0), first), (whole(1), manifest_of(1, 2, None)))) == [("chain", True)]
+
+
+def long_run(monkeypatch: pytest.MonkeyPatch) -> tuple[list[ReceivedPart], list[ReceivedManifest]]:
+    """Return a run of five parts with manifests that list two of them at most."""
+    for module in (manifests, received_manifest):
+        monkeypatch.setattr(module, "MAX_LISTED_PARTS", 2)
+    parts = [part_of(0, number, 5) for number in range(1, 6)]
+    frozen = [FrozenPart(RowRange(START, 1, 10), part.size, bytes.fromhex(part.sha256)) for part in parts]
+    run = Run(JobKey(1, 3), Slot(START, START + HOUR), 1, 1, False, 0, START)
+    version = Version(1, START, "Hourly", "meters_measurements", 60, 15, None, "sftp", {})
+    made = manifests.make_manifests("a1b2", run, version, frozen, ".csv", None, None)
+    assert [manifest.number for manifest in made] == [1, 2, 3]
+    assert [manifests.summary(manifest.body).rows for manifest in made] == [20, 20, 10]
+    read = [read_manifest(manifest_name(0, place, 3), one.body, f"{place}") for place, one in enumerate(made, start=1)]
+    return parts, read
+
+
+def test_a_long_run_has_several_manifests_in_one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, listed = long_run(monkeypatch)
+    assert found((parts, listed)) == []
+    assert found((parts, listed), (whole(1), manifest_of(1, 4, listed[-1]))) == []
+    assert told(found((parts[:4], listed))) == [("part_missing", True)]
+    # The last is missing: nothing after it could tell.
+    assert told(found((parts, listed[:2]))) == [("chain", True)]
+    assert told(found((parts, listed[:2]), is_arriving=True)) == [("chain", False)]
+    assert told(found((parts, [listed[0], listed[2]]))) == [("chain", True)] * 2
+    other = listed[1]._replace(sha256=sha(b"other"))
+    assert told(found((parts, [listed[0], other, listed[2]]))) == [("chain", True)]
+    sixth = part_of(0, 5, 5, file=named(0, 6, 6))
+    assert "manifest" in {finding.what for finding in found(([*parts, sixth._replace(file="six")], listed))}
+    body = render_manifest(listed[1].content)
+    for name, sentence in (
+        (manifest_name(0, 1, 3), "says that it is manifest 2 of 3, not 1 of 3"),
+        (manifest_name(0), "not 1 of 1"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            read_manifest(name, body, "here")
+    shorter = msgspec.structs.replace(
+        listed[1].content, parts=listed[1].content.parts[:1], rows=10, bytes=listed[1].content.parts[0].bytes
+    )
+    with pytest.raises(ValueError, match="though it is not the last"):
+        read_manifest(manifest_name(0, 2, 3), render_manifest(shorter), "here")
+    with pytest.raises(ValueError, match="not numbered from 3 on"):
+        read_manifest(manifest_name(0, 2, 3), body.replace(b'"part": 3', b'"part": 4'), "here")
+
+
+def test_a_manifest_with_the_longest_names_is_smaller_than_a_request_may_be() -> None:
+    run = Run(JobKey(1, 2**31 - 1), Slot(START, START + HOUR), 1, 1, False, 0, START)
+    version = Version(1, START, "W" * 200, "meters_measurements", 60, 15, None, "https", {})
+    frozen = [FrozenPart(RowRange(START, 1, 2_000), 999_999, bytes(32))] * (MAX_LISTED_PARTS + 10)
+    made = manifests.make_manifests("f" * 36, run, version, frozen, ".json", Completeness(10**12, 10**12), None)
+    assert len(made) == 2
+    assert len(made[0].body) < MAX_HTTPS_BYTES
 
 
 BODY = render_manifest(content_of(0, whole(0), 1, None))

@@ -31,8 +31,9 @@ from services.delivery.transports.file_answers import (
     is_leftover,
     partial_name,
 )
-from services.delivery.transports.ftps_answers import RENAME_REFUSED, answer_of_error
+from services.delivery.transports.ftps_answers import RENAME_REFUSED, STALE, answer_of_error
 from services.delivery.transports.ftps_session import UNKNOWN_SIZE, FtpsSession
+from services.delivery.transports.idle_sessions import IdleSessions
 from services.delivery.transports.seen_jobs import SeenJobs
 from services.platform.crash_points import crash_point
 from services.platform.errors import MeterpostError, UserError
@@ -48,12 +49,13 @@ ResultT = TypeVar("ResultT")
 
 
 class FtpsTransport:
-    """Sends parts, with a session for each."""
+    """Sends parts over sessions that are kept for the next ones."""
 
     def __init__(self, means: Means) -> None:
         self._means = means
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="ftps")
         self._seen = SeenJobs()
+        self._idle: IdleSessions[FtpsServer, FtpsSession] = IdleSessions()
 
     def part_format(self, settings: Mapping[str, Any]) -> PartFormat:
         """At most 10,000 rows, with the line ends of the job."""
@@ -69,10 +71,11 @@ class FtpsTransport:
             context = _tls(server.ca_pem)
         except ValueError as error:
             raise UserError(f"transport settings: {error}") from None
-        return FtpsDestination(server, context, self._means, self._threads, self._seen)
+        return FtpsDestination(server, context, self._means, self._threads, self._seen, self._idle)
 
     async def aclose(self) -> None:
         """Take no more attempts; those that ran were ended with their callers."""
+        self._idle.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -85,6 +88,7 @@ class FtpsDestination:
     means: Means
     threads: ThreadPoolExecutor
     seen: SeenJobs
+    idle: IdleSessions[FtpsServer, FtpsSession]
 
     @property
     def address(self) -> str:
@@ -92,19 +96,28 @@ class FtpsDestination:
         return self.server.address
 
     async def send(self, part: OutgoingPart) -> Answer:
-        """Leave the part there."""
+        """Leave the part there. A session that was kept and has died meanwhile is replaced, once."""
         try:
             async with asyncio.timeout(self.means.deadlines.total.total_seconds()) as total:
-                session = await self._begin()
-                try:
-                    is_new = self.seen.is_new(self.server, part.job_id)
-                    return await self._in_thread(session, lambda: _upload(session, self.server, part, clean=is_new))
-                finally:
-                    await self._end(session)
+                kept = self.idle.take(self.server)
+                if kept is not None:
+                    with suppress(*STALE):
+                        return await self._send(kept, part)
+                return await self._send(await self._begin(), part)
         except TimeoutError:
             return TIMEOUT if total.expired() else CONNECT_TIMEOUT
         except _FAILURES as error:
             return answer_of_error(error)
+
+    async def _send(self, session: FtpsSession, part: OutgoingPart) -> Answer:
+        try:
+            is_new = self.seen.is_new(self.server, part.job_id)
+            answer = await self._in_thread(session, lambda: _upload(session, self.server, part, clean=is_new))
+        except BaseException:
+            session.close()
+            raise
+        self.idle.keep(self.server, session)
+        return answer
 
     async def _begin(self) -> FtpsSession:
         """Return a session that is logged in, within the connect deadline."""
@@ -113,7 +126,7 @@ class FtpsDestination:
             try:
                 await self._in_thread(session, session.begin)
             except BaseException:
-                await self._end(session)
+                session.close()
                 raise
             return session
 
@@ -136,10 +149,6 @@ class FtpsDestination:
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({running}, timeout=CUT_SECONDS)
             raise
-
-    async def _end(self, session: FtpsSession) -> None:
-        session.cut()
-        session.close()
 
     async def check(self) -> AsyncIterator[Step]:
         """Resolve, reach, trust, log in, write, rename, remove: with a small file of a name of its own."""
@@ -166,7 +175,7 @@ class FtpsDestination:
                 if problem is not None:
                     return
         finally:
-            await self._end(session)
+            session.close()
 
     async def _try(self, session: FtpsSession, name: StepName, work: Callable[[], object]) -> str | None:
         try:

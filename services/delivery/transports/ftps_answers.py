@@ -52,6 +52,10 @@ _CODES = {
     "553": NO_PERMISSION,
 }
 
+STALE = (EOFError, ConnectionError, ssl.SSLError, ftplib.Error)
+"""What a session that was kept may fail with where a new one would not: the server ended it, or no longer takes its
+data connections. A new one says what is the matter."""
+
 
 def answer_of_error(error: Exception) -> Answer:
     """Return the answer for an attempt that failed."""

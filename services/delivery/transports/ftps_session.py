@@ -97,6 +97,18 @@ class FtpsSession:
         # Handles of our own on the same connections: TLS takes the sockets themselves over, in the middle of a step.
         self._control = connected.dup()
         self._data: socket.socket | None = None
+        self.was_used = False
+        """Whether it was kept after an earlier part."""
+        self._is_worn = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be used for another part: nothing was cut or broken off, and the server has said nothing."""
+        if self._is_cut or self._is_worn:
+            return False
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        return not poll.poll(0)
 
     def trust(self) -> str:
         """Bring TLS about, which verifies the certificate; return the protocol's version."""
@@ -153,7 +165,8 @@ class FtpsSession:
         if len(content) <= limit:
             self.ftp.voidresp()
         else:
-            # The server complains about the transfer that we broke off, or has just finished it.
+            # The server complains about the transfer that we broke off, or has just finished it; or says both.
+            self._is_worn = True
             with suppress(ftplib.Error):
                 self.ftp.voidresp()
         return bytes(content)
@@ -192,7 +205,8 @@ class FtpsSession:
                 _shut_down(connection)
 
     def close(self) -> None:
-        """Close both connections without a word; a thread that is still at work with them has them cut already."""
+        """Close both connections without a word; a thread that is still at work with them has them cut."""
+        self.cut()
         if not self._working.acquire(blocking=False):
             return
         if self._ftp is not None:

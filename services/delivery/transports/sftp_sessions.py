@@ -1,7 +1,6 @@
 """SFTP sessions: opened to servers whose key is approved, kept for the next part, closed when idle."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +11,9 @@ import asyncssh
 
 from services.core.file_transfer import HOST_KEY_TYPES, SftpServer
 from services.delivery.transports.base import Means
+from services.delivery.transports.idle_sessions import IdleSessions
 from services.platform.errors import UserError
 
-# Below the idle times after which servers and firewalls usually drop a connection.
-IDLE_SECONDS = 30.0
-MAX_IDLE_SESSIONS = 200
 # The fast ones first, where the processor has AES in hardware.
 ENCRYPTION = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 
@@ -59,13 +56,12 @@ class SftpSessions:
 
     def __init__(self, means: Means) -> None:
         self._means = means
-        self._idle: defaultdict[SftpServer, list[tuple[Session, asyncio.TimerHandle]]] = defaultdict(list)
-        self._idle_count = 0
+        self._idle: IdleSessions[SftpServer, Session] = IdleSessions()
 
     @asynccontextmanager
     async def lend(self, server: SftpServer, *, fresh: bool = False) -> AsyncIterator[Session]:
         """Lend a session, an idle one unless `fresh`; it is kept when nothing was raised. Raises as `log_in`."""
-        session = None if fresh else self._take(server)
+        session = None if fresh else self._idle.take(server)
         if session is None:
             async with asyncio.timeout(self._means.deadlines.connect.total_seconds()):
                 session = await self._open(server)
@@ -74,49 +70,15 @@ class SftpSessions:
         except BaseException:
             session.close()
             raise
-        self._keep(server, session)
+        self._idle.keep(server, session)
 
     async def aclose(self) -> None:
         """Close every idle session."""
-        idle = [entry for sessions in self._idle.values() for entry in sessions]
-        self._idle.clear()
-        self._idle_count = 0
-        for session, timer in idle:
-            timer.cancel()
-            session.close()
-        await asyncio.gather(*(session.connection.wait_closed() for session, _timer in idle))
+        await asyncio.gather(*(session.connection.wait_closed() for session in self._idle.close()))
 
     async def _open(self, server: SftpServer) -> Session:
         made = await self._means.outbound.connect(server.host, server.port)
         return await log_in(server, made)
-
-    def _take(self, server: SftpServer) -> Session | None:
-        sessions = self._idle.get(server, [])
-        while sessions:
-            session, timer = sessions.pop()
-            self._idle_count -= 1
-            timer.cancel()
-            if session.is_open:
-                return session
-        return None
-
-    def _keep(self, server: SftpServer, session: Session) -> None:
-        if not session.is_open or self._idle_count >= MAX_IDLE_SESSIONS:
-            session.close()
-            return
-        session.was_used = True
-        timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire, server, session)
-        self._idle[server].append((session, timer))
-        self._idle_count += 1
-
-    def _expire(self, server: SftpServer, session: Session) -> None:
-        kept = [entry for entry in self._idle[server] if entry[0] is not session]
-        self._idle_count -= len(self._idle[server]) - len(kept)
-        if kept:
-            self._idle[server] = kept
-        else:
-            del self._idle[server]
-        session.close()
 
 
 async def log_in(
