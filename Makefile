@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-close-live bench-delivery bench-api bench-export lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -65,8 +65,11 @@ bench-ingest-growth: setup ## Measure what a reading costs with more meters, ful
 bench-ingest-live: setup ## Measure how long after its append a reading is stored, at 20,000 readings/s
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.ingest_live $(ARGS)
 
-bench-close: setup ## Measure closing against a bare aggregate on the same database (ARGS='--meters 5000')
+bench-close: setup ## Measure closing against a bare aggregate on the same database (ARGS='--growth')
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close $(ARGS)
+
+bench-verify: setup ## Measure what proving closed windows costs
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.verify $(ARGS)
 
 bench-close-live: setup ## Measure how long after its cut-off a window is closed, with 10,000 meters live (14 minutes)
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.close_live $(ARGS)

@@ -3,7 +3,8 @@
 One-minute readings of an hour lie in the real tables, as ingest leaves them (1 % corrected); the windows of each
 resolution are closed by the real store, one after the other, all buckets together. There are two limits: one bare
 aggregate over the readings of the same window, measured just before the window closes, and writing the same rows, ready
-made, into a table with the same keys, by as many connections as closing has. The last line printed is JSON.
+made, into a table with the same keys, by as many connections as closing has. With `--growth` 5-minute windows alone are
+closed, of 5,000, 50,000 and 500,000 meters. The last line printed is JSON.
 """
 
 import argparse
@@ -35,10 +36,12 @@ MINUTE = timedelta(minutes=1)
 TOPIC = "readings.logger"
 WINDOWS_EACH = 6
 """At most so many windows of a resolution are measured; the median counts."""
+GROWTH_METERS = (5_000, 50_000, 500_000)
 
+# The sums are counted, else the planner would leave them out.
 _BARE = """
-    SELECT count(*) FROM (
-        SELECT meter_id, sum(value) FROM reading WHERE measured_at >= $1 AND measured_at < $2 GROUP BY meter_id
+    SELECT count(total) FROM (
+        SELECT meter_id, sum(value) AS total FROM reading WHERE measured_at >= $1 AND measured_at < $2 GROUP BY meter_id
     ) AS sums
 """
 
@@ -135,8 +138,8 @@ async def write_only(pool: Pool, resolution: int, start: datetime, connections: 
     return statistics.median(seconds)
 
 
-async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
-    """Close the windows of each resolution one by one."""
+async def close(pool: Pool, load: Load, console: Console, resolutions: tuple[int, ...]) -> dict[str, float]:
+    """Close the windows of these resolutions one by one."""
     settings = load_settings(WindowingSettings)
     store = WindowStore(pool, settings, (TOPIC,))
     await store.open(dict.fromkeys(RESOLUTIONS_MINUTES, T0))
@@ -144,7 +147,7 @@ async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
         await bare_aggregate(pool, T0, T0 + load.minutes * MINUTE)
     found: dict[str, float] = {}
     readings, seconds = 0, 0.0
-    for resolution in (minutes for minutes in RESOLUTIONS_MINUTES if minutes <= load.minutes):
+    for resolution in (minutes for minutes in resolutions if minutes <= load.minutes):
         closing, bare = [], []
         for number in range(min(load.minutes // resolution, WINDOWS_EACH)):
             start = T0 + number * resolution * MINUTE
@@ -171,8 +174,8 @@ async def close(pool: Pool, load: Load, console: Console) -> dict[str, float]:
     return {**found, "readings_per_s": round(readings / seconds), "meters": load.meters, "minutes": load.minutes}
 
 
-async def measure(load: Load, console: Console) -> dict[str, float]:
-    """Run the whole bench."""
+async def measure(load: Load, console: Console, resolutions: tuple[int, ...] = RESOLUTIONS_MINUTES) -> dict[str, float]:
+    """Store the readings in a database of their own and close them."""
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterpost-bench-")))
         postgres = PostgresServer(data_folder=folder / "postgres")
@@ -183,20 +186,47 @@ async def measure(load: Load, console: Console) -> dict[str, float]:
         await fill(postgres.url(), load)
         pool = await connect_pool(postgres.url(), max_size=4, statement_timeout_seconds=120)
         try:
-            return await close(pool, load, console)
+            return await close(pool, load, console, resolutions)
         finally:
             pool.terminate()
+
+
+async def growth(minutes: int | None, registers: float, console: Console) -> dict[str, float]:
+    """Close 5-minute windows of ever more meters; return the figures of each load, and how they grew for ten times.
+
+    Of so many windows that the first ones, which are slower, do not make the median.
+    """
+    found: dict[str, float] = {}
+    before: dict[str, float] | None = None
+    for meters in GROWTH_METERS:
+        load = Load(meters, minutes or (30 if meters < GROWTH_METERS[-1] else 20), registers)
+        one = await measure(load, console, (5,))
+        shown = {name: one[f"{name}_5m{unit}"] for name, unit in (("close", "_s"), ("bare", "_s"), ("write", "_s"))}
+        found |= {f"{name}_{meters}_s": value for name, value in shown.items()}
+        found |= {f"{name}_{meters}": one[f"{name}_5m"] for name in ("ratio", "ratio_to_both")}
+        if before is not None:
+            found |= {f"{name}_grew_to_{meters}": round(shown[name] / before[name], 2) for name in shown}
+        before = shown
+    first, last = GROWTH_METERS[0], GROWTH_METERS[-1]
+    found["close_grew"] = round(found[f"close_{last}_s"] / found[f"close_{first}_s"], 1)
+    return {**found, "meters_grew": last / first}
 
 
 def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.close", description=__doc__)
     parser.add_argument("--meters", type=int, default=50_000)
-    parser.add_argument("--minutes", type=int, default=60, help="of readings; resolutions above it are left out")
+    parser.add_argument(
+        "--minutes", type=int, help="of readings, 60; resolutions above it are left out (growth: 30, 20 for most)"
+    )
     parser.add_argument("--registers", type=float, default=0.0, help="share of meters that send registers")
+    parser.add_argument("--growth", action="store_true", help="5-minute windows of more and more meters instead")
     options = parser.parse_args()
     console = Console(stderr=True)
-    result = asyncio.run(measure(Load(options.meters, options.minutes, options.registers), console))
+    if options.growth:
+        result = asyncio.run(growth(options.minutes, options.registers, console))
+    else:
+        result = asyncio.run(measure(Load(options.meters, options.minutes or 60, options.registers), console))
     table = Table(title="closing", show_header=False)
     for name, value in result.items():
         table.add_row(name, f"{value:,}")

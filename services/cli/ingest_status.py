@@ -141,7 +141,8 @@ def show_status(
             where = f"{gap.topic}/{gap.partition}"
             answer.say(
                 f"GAP in {where}: records {gap.from_offset:,} to {gap.to_offset - 1:,} were removed before they were "
-                f"read; ingest waits for `meterpost ingest accept-gap {where} --reason TEXT`."
+                f"read. Every process of ingest that is given this partition ends, so in the end nothing is read at "
+                f"all, until `meterpost ingest accept-gap {where} --reason TEXT`."
             )
     for topic, stored, refused in _recent(statuses):
         if refused > stored:

@@ -12,6 +12,7 @@ from services.delivery.job_health import HealthRules
 from services.delivery.model import Claim, Job, JobKey, Pause, Request, Version
 from services.delivery.planning import Plan
 from services.platform.errors import Superseded
+from services.platform.kept_rows import need_rows
 from services.platform.postgres import Connection, Pool, transaction
 
 # A job that nobody follows yet; the rest of a crowd of new jobs has its turn at the next look.
@@ -233,9 +234,19 @@ class JobStore:
             rows = await connection.fetch(_OPENED)
         return {row["resolution_minutes"]: row["opened_at"] for row in rows}
 
-    async def adopt(self, adopted: Sequence[Adopted]) -> None:
-        """Follow new jobs from their first slots on; they rest until those are closed."""
+    async def adopt(self, adopted: Sequence[Adopted]) -> int:
+        """Follow new jobs from their first slots on; they rest until those are closed. Return how many it were.
+
+        A job whose first slot's rows were dropped meanwhile stays a new one; looked at again, it begins later.
+        """
         async with transaction(self._pool) as connection:
+            dropped_until = await need_rows(connection)
+            kept = [
+                one
+                for one in adopted
+                if one.first.next_slot.start
+                >= dropped_until.get(one.first.next_version.resolution_minutes, one.first.next_slot.start)
+            ]
             await connection.executemany(
                 _ADOPT,
                 [
@@ -247,9 +258,10 @@ class JobStore:
                         *first.next_slot,
                         first.next_version.resolution_minutes,
                     )
-                    for job, first, destination in adopted
+                    for job, first, destination in kept
                 ],
             )
+        return len(kept)
 
     async def claim(self, now: datetime, lease: timedelta, busy_destinations: Collection[str]) -> Claim | None:
         """Claim the job that has been due for the longest time, if there is one."""

@@ -1,5 +1,6 @@
 """The SQL of requests: runs that are sent again, tried again or added. Every write holds the job's epoch first."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from services.core.schedule import Slot
@@ -9,6 +10,7 @@ from services.delivery.job_health import after_resume
 from services.delivery.model import Claim, Request
 from services.delivery.planning import Plan
 from services.delivery.run_store import move_on, plan_runs
+from services.platform.kept_rows import need_rows
 from services.platform.postgres import Connection, Pool, transaction
 
 _RETRY_RUNS = """
@@ -39,12 +41,15 @@ WHERE organization_id = $1 AND job_id = $2 AND slot_end > $3 AND slot_start < $4
 ORDER BY slot_start
 """
 
-# Slots of a pause that lie in the range as a whole.
+# Slots of a pause that lie in the range as a whole and whose rows are kept.
 _UNSKIP = """
 UPDATE export_run r
 SET state = 'planned', finished_at = NULL, planned_at = $5, catalog_revision = c.revision
 FROM catalog_revision c
 WHERE r.organization_id = $1 AND r.job_id = $2 AND r.state = 'skipped' AND r.slot_start >= $3 AND r.slot_end <= $4
+  AND NOT EXISTS (SELECT FROM export_job_version v JOIN measurement_retention k USING (resolution_minutes)
+                  WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = r.job_version
+                    AND r.slot_start < k.dropped_until)
 """
 
 _RESULT = """
@@ -112,11 +117,25 @@ class RequestStore:
             rows = await connection.fetch(_TAKEN, *claim.job, *wanted)
         return [Slot(*row) for row in rows]
 
-    async def backfill(self, claim: Claim, request: Request, wanted: Slot, filling: Filling, now: datetime) -> bool:
-        """Add runs of a range, the skipped ones at the first step; return whether the whole range is planned now."""
+    async def backfill(
+        self,
+        claim: Claim,
+        request: Request,
+        wanted: Slot,
+        filling: Filling,
+        kept_from: Mapping[int, datetime],
+        now: datetime,
+    ) -> bool:
+        """Add runs of a range, the skipped ones at the first step; return whether the whole range is planned now.
+
+        `kept_from` is what the filling takes account of: where rows were dropped since, nothing is added this time.
+        """
         is_done = filling.planned_until >= wanted.end
         async with transaction(self._pool) as connection:
             await hold(connection, claim)
+            dropped_until = await need_rows(connection)
+            if any(dropped > kept_from.get(resolution, dropped) for resolution, dropped in dropped_until.items()):
+                return False
             unskipped = 0
             if request.planned_until is None:
                 unskipped = _count(await connection.execute(_UNSKIP, *claim.job, *wanted, now))

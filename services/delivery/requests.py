@@ -1,13 +1,14 @@
 """Does what somebody asked of a job beside its schedule: run now, retry, resend, backfill, recover."""
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 
 import structlog
 
 from services.core.catalog_records import CATALOG
 from services.core.schedule import Slot, next_slot, step_of
 from services.core.times import floor_to
-from services.delivery.backfill import fill
+from services.delivery.backfill import fill, first_kept
 from services.delivery.job_store import JobStore
 from services.delivery.model import MEASUREMENTS, Claim, Job, Request
 from services.delivery.planning import Plan, PlannedRun, in_force
@@ -64,7 +65,9 @@ class Requests:
     async def _backfill(self, claim: Claim, job: Job, request: Request, following: Plan) -> bool:
         if request.range_start is None or request.range_end is None:
             raise RuntimeError("the table refuses a backfill without a range")
-        wanted = await self._wanted(job, request.range_start, request.range_end, following)
+        # A slot of which retention has dropped rows must not get a run that says it was empty.
+        kept_from = await self._jobs.opened_at()
+        wanted = _wanted(job, Slot(request.range_start, request.range_end), following, kept_from)
         if wanted is None:
             reason = "the range holds nothing that was measured before the job's next slot and is still kept"
             await self._store.refuse(claim, request, self._clock.now(), reason)
@@ -76,22 +79,16 @@ class Requests:
         if version.data == MEASUREMENTS:
             filled = await self._rows.filled_windows(claim.job.organization_id, version.resolution_minutes, *rest)
         limit = self._planned_runs - job.unfinished_runs
-        filling = fill(rest, await self._store.taken(claim, rest), job.versions, limit, filled)
-        return await self._store.backfill(claim, request, wanted, filling, self._clock.now())
+        taken = await self._store.taken(claim, rest)
+        filling = fill(rest, taken, job.versions, limit, filled, kept_from)
+        return await self._store.backfill(claim, request, wanted, filling, kept_from, self._clock.now())
 
-    async def _wanted(self, job: Job, start: datetime, end: datetime, following: Plan) -> Slot | None:
-        """Return the range without what is still to come, and what is older than the first window or no longer kept.
 
-        A slot of which retention has dropped rows must not get a run that says it was empty.
-        """
-        opened_at = await self._jobs.opened_at()
-        version = in_force(job.versions, start)
-        opening = opened_at.get(version.resolution_minutes)
-        if opening is None:
-            return None
-        start = max(start, floor_to(opening, timedelta(minutes=version.frequency_minutes)))
-        end = min(end, following.next_slot.start)
-        return Slot(start, end) if start < end else None
+def _wanted(job: Job, asked: Slot, following: Plan, kept_from: Mapping[int, datetime]) -> Slot | None:
+    """Return the range without what is still to come, and what is older than the first window or no longer kept."""
+    end = min(asked.end, following.next_slot.start)
+    start = first_kept(Slot(asked.start, end), job.versions, kept_from) if asked.start < end else None
+    return None if start is None else Slot(start, end)
 
 
 def ended_early(job: Job, following: Plan) -> Plan | None:

@@ -103,8 +103,7 @@ class Worker:
             if first is not None and first.next_version.transport == self._transport_name:
                 adopted.append(Adopted(job, first, self._address(job.key, first.next_version)))
         if adopted:
-            await self._stores.jobs.adopt(adopted)
-            log.info("jobs_adopted", count=len(adopted))
+            log.info("jobs_adopted", count=await self._stores.jobs.adopt(adopted))
         return len(adopted) == MAX_ADOPTED
 
     async def work(self, claim: Claim) -> None:

@@ -38,7 +38,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     except Unavailable:
         return
     keep = timedelta(days=settings.raw_retention_days + settings.raw_retention_margin_days)
-    keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep).run(stopping))
+    keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep, settings.keep_rejected).run(stopping))
     standing = Standing(settings.instance)
     telling = asyncio.create_task(standing.run(settings.kafka_bootstrap_servers, pool, topics))
     producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)

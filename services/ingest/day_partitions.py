@@ -3,7 +3,7 @@
 Beside the loop, on a connection of its own. Dropping needs both tables for a moment; it waits for them only so long
 that nobody notices, and tries again later. A day is old by the clock of arrivals, never by the wall clock, and only
 once every partition and every resolution's windows have left it behind: so a replay, and a windowing that was away,
-find their readings.
+find their readings. What was refused is dropped by the clock of arrivals, too (`rejected_retention.py`).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import asyncpg
 import structlog
 
+from services.ingest.rejected_retention import drop_rejected
 from services.platform.errors import MeterpostError
 from services.platform.metrics import INGEST_DAYS_DROPPED
 from services.platform.partitions import TimePartition, create_partitions, drop_partitions
@@ -62,11 +63,17 @@ def day_partitions(day: date) -> list[TimePartition]:
 class DayKeeper:
     """Makes the days to come and drops the days that are over. Any number of processes may do so at once."""
 
-    def __init__(self, pool: Pool, topics: Iterable[str], keep: timedelta) -> None:
-        """`keep`: how far a day must lie behind the clock of arrivals to be dropped."""
+    def __init__(
+        self, pool: Pool, topics: Iterable[str], keep: timedelta, keep_rejected: timedelta | None = None
+    ) -> None:
+        """`keep`: how far a day must lie behind the clock of arrivals to be dropped.
+
+        `keep_rejected`: how far the arrival of what was refused must; None: that is kept for ever.
+        """
         self._pool = pool
         self._topics = list(topics)
         self._keep = keep
+        self._keep_rejected = keep_rejected
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look every hour until told to stop; what did not work is tried again a minute later."""
@@ -95,6 +102,8 @@ class DayKeeper:
                 await drop_partitions(connection, day_partitions(day), lock_timeout=LOCK_TIMEOUT)
             INGEST_DAYS_DROPPED.inc()
             log.info("day_dropped", day=day.isoformat())
+        if self._keep_rejected is not None and clocks.oldest is not None:
+            await drop_rejected(self._pool, self._topics, clocks.oldest - self._keep_rejected)
 
     def _over(self, clocks: Clocks, names: Iterable[str]) -> set[date]:
         """Return the days whose last instant lies behind what is kept."""

@@ -22,7 +22,8 @@ class GapFound(OperatorNeeded):
         super().__init__(
             f"{where}: offset {from_offset} comes next, but the broker's log begins at {to_offset}: up to "
             f"{to_offset - from_offset} records were removed before they were read. Nothing is skipped without an "
-            f"operator's decision: restore them, or accept the loss by "
+            f"operator's decision, so every process that is given this partition ends, and with the last one all "
+            f"ingest: restore them, or accept the loss by "
             f"`meterpost ingest accept-gap {where} --reason TEXT` and start ingest again."
         )
         self.partition = partition

@@ -1,5 +1,6 @@
 """Settings of ingest."""
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -16,6 +17,13 @@ class IngestSettings(ServiceSettings):
     )
     raw_retention_margin_days: int = Field(
         7, ge=1, le=36_500, description="Days of readings are dropped so much later than they can still be added to."
+    )
+    rejected_retention_days: int = Field(
+        92,
+        ge=0,
+        le=36_500,
+        description="What was refused is kept for so many days after its arrival; 0: for ever. Later, most of it would "
+        "be too old to be stored by a replay.",
     )
     grace_seconds: int = Field(
         int(DEFAULT_GRACE.total_seconds()),
@@ -51,3 +59,8 @@ class IngestSettings(ServiceSettings):
     refusal_stop_percent: int = Field(
         90, ge=1, le=100, description="How many of them must be more than; 100 never stops ingest."
     )
+
+    @property
+    def keep_rejected(self) -> timedelta | None:
+        """For how long what was refused is kept; None: for ever."""
+        return timedelta(days=self.rejected_retention_days) if self.rejected_retention_days else None

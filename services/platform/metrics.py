@@ -41,6 +41,9 @@ INGEST_MERGED_BATCHES = Counter(
 INGEST_DAYS_DROPPED = Counter(
     "meterpost_ingest_days_dropped", "Days of readings dropped by retention.", registry=REGISTRY
 )
+INGEST_REJECTED_DROPPED = Counter(
+    "meterpost_ingest_rejected_dropped", "Refused readings dropped by retention.", registry=REGISTRY
+)
 INGEST_TICKS = Counter("meterpost_ingest_ticks", "Ticks appended to idle partitions.", registry=REGISTRY)
 INGEST_WATERMARK = Gauge(
     "meterpost_ingest_watermark_seconds",

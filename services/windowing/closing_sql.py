@@ -8,7 +8,7 @@ from services.windowing.counting_sql import (
     MANY_WINDOWS,
     NO_ROWS_SHA256,
     ONE_WINDOW,
-    ROWS_SHA256,
+    ORDERED_ROWS_SHA256,
     TO_CUT_OFF,
     Windows,
     counting,
@@ -21,6 +21,10 @@ PLAN_FOR_THE_RANGE = """
            set_config('enable_mergejoin', 'off', true), set_config('enable_sort', 'off', true),
            set_config('work_mem', '64MB', true)
 """
+
+# Rows are sorted by one number where they can be: with two keys each comparison of rows that are equal in the first one
+# looks into the rows themselves, wherever they lie in memory.
+_AS_ONE_KEY = "({})::bigint << 32 | meter_id"
 
 _PREVIOUS = f"""
     SELECT meter_id, register_value, register_at FROM meter_register
@@ -41,12 +45,12 @@ WITH known AS MATERIALIZED (
     SELECT window_start, meter_id, organization_id, $1::integer, intervals_present, intervals_expected, pulses,
            energy_wh, volume, flags, register_start, register_start_at, register_end, register_end_at
     FROM row
-    ORDER BY {windows.key}organization_id, meter_id
+    ORDER BY {windows.key}{_AS_ONE_KEY.format("organization_id")}
     RETURNING window_start, meter_id, organization_id, intervals_present, intervals_expected, pulses, energy_wh, volume,
               flags, register_start, register_start_at, register_end, register_end_at
 ), hashed AS (
-    SELECT {windows.closed}, meter_id % $4::integer AS bucket, count(*) AS row_count, {ROWS_SHA256} AS sha256
-    FROM inserted
+    SELECT {windows.closed}, meter_id % $4::integer AS bucket, count(*) AS row_count, {ORDERED_ROWS_SHA256} AS sha256
+    FROM (SELECT * FROM inserted ORDER BY {_AS_ONE_KEY.format("meter_id % $4::integer")}) AS inserted
     GROUP BY {windows.key}meter_id % $4::integer
 ), told AS (
     INSERT INTO meter_event (resolution_minutes, window_start, organization_id, meter_id, kind, detail)

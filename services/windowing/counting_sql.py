@@ -167,7 +167,7 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
 ), plain_window AS NOT MATERIALIZED (
     SELECT window_start, meter_id, total, covered_minutes, covered_minutes < readings * longest_minutes AS is_mixed
     FROM counted
-    WHERE NOT EXISTS (SELECT FROM register_meter WHERE register_meter.meter_id = counted.meter_id)
+    WHERE meter_id NOT IN (SELECT meter_id FROM register_meter)
 ), pulse_window AS (
     SELECT window_start, meter_id, total, covered_minutes, 0 AS flags FROM plain_window WHERE is_mixed
     UNION ALL
@@ -259,12 +259,12 @@ _REST_OF_LINE = """
 #     meter_id|organization_id|intervals_present|intervals_expected|pulses|energy_wh|volume
 # with nothing where there is no value, and where there are flags or registers in addition
 #     |flags|register_start|its instant in seconds since 1970|register_end|its instant
-# of which the last four stand only in rows of registers. trim_scale makes a number's text unique.
-ROWS_SHA256 = f"""
-    sha256(convert_to(string_agg(
-        meter_id || '|' || organization_id || '|' || intervals_present || '|' || intervals_expected || '|'
-        || pulses || '|' || coalesce(energy_wh::text, '') || '|' || coalesce(volume::text, '')
-        || CASE WHEN flags = 0 AND register_end IS NULL THEN '' ELSE {_REST_OF_LINE} END,
-        E'\\n' ORDER BY meter_id
-    ), 'UTF8'))"""
+# of which the last four stand only in rows of registers. trim_scale makes a number's text unique. One concat
+# (which leaves out what is NULL) costs half of as many ||.
+_LINE = f"""concat(
+        meter_id, '|', organization_id, '|', intervals_present, '|', intervals_expected, '|', pulses, '|', energy_wh,
+        '|', volume, CASE WHEN flags = 0 AND register_end IS NULL THEN '' ELSE {_REST_OF_LINE} END)"""
+ROWS_SHA256 = f"sha256(convert_to(string_agg({_LINE}, E'\\n' ORDER BY meter_id), 'UTF8'))"
+ORDERED_ROWS_SHA256 = f"sha256(convert_to(string_agg({_LINE}, E'\\n'), 'UTF8'))"
+"""As ROWS_SHA256, where the rows of each group come in the order of meter_id, which verification does not rely on."""
 NO_ROWS_SHA256 = "sha256(''::bytea)"

@@ -2,8 +2,9 @@
 
 Beside the closing, on a connection of its own. A partition is over by the clock of closing, never by the wall clock: so
 a replay of old readings keeps what it closes. It is dropped once nobody has to send its rows any more: the oldest run
-that is not delivered, of whichever job, holds its slot's partition and all later ones. How far rows were dropped, and
-what is held for whom, stands in `measurement_retention`.
+that is not delivered, of whichever job, holds its slot's partition and all later ones. A job that begins in the past,
+or a backfill, either comes first and holds its rows, or finds them dropped and begins later (`platform/kept_rows.py`).
+How far rows were dropped, and what is held for whom, stands in `measurement_retention`.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import asyncpg
 import structlog
 
 from services.platform.errors import Unavailable
+from services.platform.kept_rows import judge_needs
 from services.platform.metrics import MEASUREMENT_PARTITIONS_DROPPED, MEASUREMENT_PARTITIONS_HELD
 from services.platform.partitions import TimePartition, create_partitions, drop_partitions
 from services.platform.postgres import Connection, Pool, transaction, wait_or_stop
@@ -126,6 +128,7 @@ class MeasurementKeeper:
             await create_partitions(connection, sorted(ahead))
         while True:
             async with transaction(self._pool) as connection:
+                await judge_needs(connection)
                 over = await _over(connection, resolution, keep, closed_until)
                 # One at a time, each with its mark: locks are short, and what is gone is always said to be gone.
                 first = over.to_drop[0] if over.to_drop else None

@@ -93,6 +93,28 @@ async def test_what_was_closed_in_steps_verifies_over_any_range(pool: Pool, data
     assert await closings(pool) == proofs
 
 
+@pytest.mark.parametrize("step", [5, 60], ids=["window by window", "many at once"])
+async def test_proofs_are_in_the_order_of_meters_whoever_they_belong_to(
+    pool: Pool, database_url: str, step: int
+) -> None:
+    """Rows are written by organization: verification sorts for itself, so it would find a proof in that order."""
+    meters = {number: UTILITIES[1 + number % 5] for number in range(1, 301)}
+    await seed_meters(database_url, meters)
+    await pool.execute(
+        "INSERT INTO organization (organization_id, name, revision) VALUES (2, 'Two', 1), (3, 'Three', 1);"
+        "UPDATE meter SET organization_id = 1 + (meter_id * 7) % 3"
+    )
+    readings = [version(meter, T0 + minute * MINUTE, meter) for minute in range(0, 60, 4) for meter in meters]
+    await store_versions(database_url, readings)
+    store = await begin(pool, database_url, T0 + 6 * HOUR)
+    await store_all_offsets(pool, 1_000_000)
+    for minute in range(step, 61, step):
+        await close_all(store, T0 + minute * MINUTE)
+    assert {proof["row_count"] for proof in await closings(pool)} == {37, 38}
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution) == []
+
+
 async def test_what_arrived_in_time_and_is_not_in_is_a_difference(pool: Pool, database_url: str) -> None:
     """Windows close when everything is stored that arrived in time: what was not, was closed too early."""
     await close_as_it_goes(pool, database_url, many_versions(4), UTILITIES)

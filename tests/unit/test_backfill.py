@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.core.schedule import Slot
-from services.delivery.backfill import fill
+from services.delivery.backfill import fill, first_kept
 from services.delivery.model import Version
 from services.delivery.planning import FilledWindows
 
@@ -68,3 +68,31 @@ def test_nothing_is_covered_twice_and_nothing_is_left_out(
     wanted = {start + timedelta(minutes=n) for n in range(int((end - start).total_seconds() // 60))}
     assert wanted <= set(minutes)
     assert all(start <= run.slot.start < run.slot.end <= end for run in filling.runs)
+
+
+def test_each_slot_is_kept_as_long_as_the_resolution_of_its_own_version_is() -> None:
+    """Both ways round: what is coarse is kept longer than what is fine."""
+    fine, coarse = version(1, 60, 5, at(0)), version(2, 60, 60, at(8))
+    kept = {5: at(6), 60: at(2)}
+    filling = fill(Slot(at(4), at(10)), [], [fine, coarse], limit=100, kept_from=kept)
+    assert [run.slot for run in filling.runs] == slots(6, 7, 8, 9)
+    coarse, fine = version(1, 60, 60, at(0)), version(2, 60, 5, at(4))
+    filling = fill(Slot(at(0), at(8)), [], [coarse, fine], limit=100, kept_from=kept)
+    assert [run.slot for run in filling.runs] == slots(2, 3, 6, 7)
+    assert [run.version for run in filling.runs] == [1, 1, 2, 2]
+    assert filling.planned_until == at(8)
+
+
+def test_a_range_begins_with_the_first_slot_that_is_kept_by_its_own_version() -> None:
+    coarse, fine = version(1, 60, 60, at(0)), version(2, 60, 5, at(4))
+    wanted = Slot(at(1), at(8))
+    assert first_kept(wanted, [coarse, fine], {5: at(6), 60: at(2, 30)}) == at(2)
+    assert first_kept(wanted, [coarse, fine], {5: at(6), 60: at(5)}) == at(6)
+    assert first_kept(wanted, [coarse, fine], {60: at(0)}) == at(1)
+    assert first_kept(wanted, [coarse, fine], {60: at(4)}) is None
+    assert first_kept(wanted, [coarse, fine], {5: at(8), 60: at(5)}) is None
+
+
+def test_the_slot_in_which_the_platform_began_is_whole() -> None:
+    filling = fill(Slot(at(6), at(8)), [], HOURLY, limit=100, kept_from={15: at(6, 45)})
+    assert [run.slot for run in filling.runs] == slots(6, 7)
