@@ -22,8 +22,8 @@ _PRODUCED = frozenset({".log", ".csv", ".json", ".jsonl", ".parquet", ".partial"
 # Readings and rows of windows: numbers alone, and the only large tables.
 _NUMBERS_ALONE = r"^(reading|measurement|window_(start|row))"
 
-# A credentials file, made by a test.
-_GIVEN = frozenset({"client.json"})
+# Credentials files, made by tests for a command to read.
+_GIVEN = frozenset({"client.json", "api-client.json"})
 
 _exempt: set[tuple[str, str]] = set()
 _tails: set[bytes] = set()
