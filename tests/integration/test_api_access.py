@@ -28,6 +28,7 @@ IDS = {
     "job_id": "1",
     "test_id": "1",
     "run_id": "job1-20261120T100000Z",
+    "export_id": "1",
     "organization_id": "1",
 }
 """Of the first organization."""
@@ -52,6 +53,7 @@ BODIES: dict[str, Any] = {
     },
     "edit_job": {"name": "X"},
     "duplicate_job": {"name": "X"},
+    "create_export": {"from": "2026-11-20T10:00:00Z", "until": "2026-11-20T11:00:00Z", "if_full": "wait"},
     "ask_job": {"kind": "retry"},
     "approve_host_key": {"test_id": 1, "fingerprint": "SHA256:x"},
     "withdraw_host_key": {"fingerprint": "SHA256:x"},
@@ -84,6 +86,9 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
                 '{"url": "https://example.org/"}');
         INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
         VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned');
+        INSERT INTO manual_export (organization_id, requested_by, range_start, range_end, resolution_minutes, format,
+                                   catalog_revision)
+        VALUES (1, 'client:mp-first', '2026-11-20T10:00Z', '2026-11-20T11:00Z', 15, 'csv', 1);
         SELECT setval(pg_get_serial_sequence('export_job', 'job_id'), 100);
         SELECT setval(pg_get_serial_sequence(name, name || '_id'), 100)
         FROM unnest(ARRAY['organization', 'site', 'meter']) name;
