@@ -189,6 +189,11 @@ def _destination(server: Server) -> dict[str, Any]:
     return {"transport": server.transport, **kept}
 
 
+async def site_ids(api: Api, named: list[str]) -> list[int]:
+    """Return the ids of sites that are named by id or by name. Raises UserError."""
+    return _site_ids(await _sites(api), False, named) or []
+
+
 def _site_ids(known: list[Site], all_sites: bool, named: list[str] | None) -> list[int] | None:
     if all_sites and named:
         raise UserError("give either --all-sites or --site, not both")

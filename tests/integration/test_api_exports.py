@@ -139,7 +139,7 @@ async def test_a_link_opens_its_file_alone_and_only_in_its_time(api: Api, export
     assert await refused(path) == (410, "gone")
     assert await refused(late) == (410, "gone")
     gone = (await api.get(location, token)).json
-    assert (gone["state"], gone["file"], gone["download"]) == ("expired", None, None)
+    assert (gone["state"], gone["file"], gone["download"]) == ("expired", shown["file"] | {"kept_until": None}, None)
 
 
 async def test_the_fourth_waits_or_is_refused_and_a_repeated_request_asks_once(api: Api, exporting: Exporting) -> None:

@@ -48,12 +48,12 @@ class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class FileShown(msgspec.Struct, frozen=True):
-    """A finished file; it never changes, and is removed at `kept_until`. `sha256` in hexadecimal digits."""
+    """A finished file; it never changes, and is removed at `kept_until` (null: it was). `sha256` is hexadecimal."""
 
     name: str
     bytes: int
     sha256: str
-    kept_until: Instant
+    kept_until: Instant | None
 
 
 class LinkShown(msgspec.Struct, frozen=True):
@@ -66,7 +66,8 @@ class LinkShown(msgspec.Struct, frozen=True):
 class ExportShown(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """An export. `progress` goes from 0 to 1; every window before `position` is written, in `rows` rows so far.
 
-    `file`: once it is `done`. `download`: only where one export is shown, while the file is kept.
+    `file`: once it is `done`, and still when it is `expired`. `download`: only where one export is shown, while the
+    file is kept.
     """
 
     export_id: int
@@ -182,6 +183,6 @@ def fields(export: ManualExport, download: LinkShown | None = None) -> dict[str,
 
 
 def _file(export: ManualExport) -> FileShown | None:
-    if export.state != "done" or export.byte_count is None or export.sha256 is None or export.expires_at is None:
+    if export.byte_count is None or export.sha256 is None:
         return None
     return FileShown(export.file_name, export.byte_count, export.sha256.hex(), export.expires_at)
