@@ -29,6 +29,7 @@ IDS = {
     "test_id": "1",
     "run_id": "job1-20261120T100000Z",
     "export_id": "1",
+    "user_name": "first",
     "organization_id": "1",
 }
 """Of the first organization."""
@@ -52,6 +53,12 @@ BODIES: dict[str, Any] = {
         "destination": {"transport": "https", "url": "https://example.org/in"},
     },
     "edit_job": {"name": "X"},
+    "create_folder_account": {"user_name": "second", "password": "correct horse battery"},
+    "set_folder_password": {"password": "correct horse battery"},
+    "add_folder_key": {
+        "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIISXiopPyvTaUDKpElNmVn/jhUiwlCGxDQAZFRTW7SYk"
+    },
+    "withdraw_folder_key": {"fingerprint": "SHA256:x"},
     "duplicate_job": {"name": "X"},
     "create_export": {"from": "2026-11-20T10:00:00Z", "until": "2026-11-20T11:00:00Z", "if_full": "wait"},
     "ask_job": {"kind": "retry"},
@@ -86,6 +93,7 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
                 '{"url": "https://example.org/"}');
         INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
         VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned');
+        INSERT INTO dropbox_account (user_name, organization_id) VALUES ('first', 1);
         INSERT INTO manual_export (organization_id, requested_by, range_start, range_end, resolution_minutes, format,
                                    catalog_revision)
         VALUES (1, 'client:mp-first', '2026-11-20T10:00Z', '2026-11-20T11:00Z', 15, 'csv', 1);

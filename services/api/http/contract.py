@@ -23,7 +23,7 @@ _BODY_TYPES: Mapping[str, str] = {
     "csv": "text/csv",
     "form": "application/x-www-form-urlencoded",
 }
-_TEXT_IDS = {"device_id", "client_id", "run_id"}
+_TEXT_IDS = {"device_id", "client_id", "run_id", "user_name"}
 
 
 def build_contract() -> dict[str, Any]:

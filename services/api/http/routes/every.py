@@ -11,6 +11,8 @@ from services.api.http.routes import (
     dry_run,
     export_files,
     exports,
+    folder_accounts,
+    folder_files,
     jobs,
     measurements,
     meter_import,
@@ -39,6 +41,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *dry_run.ENDPOINTS,
     *connections.ENDPOINTS,
     *runs.ENDPOINTS,
+    *folder_accounts.ENDPOINTS,
+    *folder_files.ENDPOINTS,
     *audit.ENDPOINTS,
     *description.ENDPOINTS,
 )
