@@ -35,7 +35,7 @@ async def fetch(session: Session, api: Api, export_id: int, shown: dict[str, Any
         console=console(stderr=True),
         transient=True,
     )
-    task = bar.add_task(file["name"], total=file["bytes"])
+    task = bar.add_task(f"export {export_id}", total=file["bytes"])
     partial = await asyncio.to_thread(partial_of, target, file["sha256"], file["bytes"])
     if partial.byte_count:
         session.answer.note(f"going on after {partial.byte_count:,} of {file['bytes']:,} bytes")

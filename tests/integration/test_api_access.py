@@ -43,6 +43,8 @@ BODIES: dict[str, Any] = {
     "create_site": {"name": "X", "time_zone": "UTC"},
     "edit_site": {"name": "X"},
     "create_device": {"device_id": "X-1", "kind": "logger"},
+    "edit_device": {"kind": "logger"},
+    "end_device": {},
     "attach": {"device_id": "LG-0", "input": 1, "meter_id": 1},
     "create_meter": {"name": "X", "meter_type": "Water", "site_id": 1, "unit": "m3", "units_per_pulse": "1"},
     "edit_meter": {"name": "X"},

@@ -58,12 +58,11 @@ async def _opened(call: Call) -> Download:
         return await open_link(means.pool, means.vault, query.organization_id, export_id, query.token, call.now)
     except LinkExpiredError as error:
         await _refuse_if_gone(call, query.organization_id, export_id)
-        sentence = f"{error}, GET /v1/exports/{export_id} makes one"
-        raise Problem("link_expired", sentence) from None
+        raise Problem("link_expired", f"{error} (GET /v1/exports/{export_id})") from None
     except LinkError as error:
         raise Problem(
             "bad_link",
-            f"{error}, GET /v1/exports/{export_id} makes one; a link is taken as it is, to its last character",
+            f"{error} (GET /v1/exports/{export_id}), and take it as it is, to its last character",
         ) from None
     except NotDownloadableError as error:
         raise Problem("gone", str(error)) from None
