@@ -1,6 +1,6 @@
 -- The hosted SFTP folder: who may log in, and what became of the files.
 
--- An account of one organization's folder. Written by the `meterpost` command by services/dropbox's SQL; the service
+-- An account of one organization's folder. Written by the API and the `meterpost` command, by services/api; the service
 -- itself notes logins only. Names are unique over all organizations: a name is all that SSH tells of an account.
 CREATE TABLE dropbox_account (
     user_name           text PRIMARY KEY CHECK (user_name ~ '^[a-z][a-z0-9._-]{1,63}$' AND user_name !~ '^meterpost'),

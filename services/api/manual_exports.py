@@ -77,8 +77,8 @@ class ManualExport(NamedTuple):
 _COLUMNS = """
 SELECT export_id, requested_by, requested_at, range_start, range_end, resolution_minutes, format, site_ids, e.meter_ids,
        known_at, coalesce(state, CASE WHEN cancelled_at IS NULL THEN 'waiting' ELSE 'cancelled' END) AS state,
-       cancelled_at IS NOT NULL AND state = 'running' AS is_cancelling, coalesce(position, range_start) AS position,
-       coalesce(row_count, 0) AS row_count, byte_count, sha256, started_at,
+       cancelled_at IS NOT NULL AND state IS NOT DISTINCT FROM 'running' AS is_cancelling,
+       coalesce(position, range_start) AS position, coalesce(row_count, 0) AS row_count, byte_count, sha256, started_at,
        coalesce(finished_at, CASE WHEN state IS NULL THEN cancelled_at END) AS finished_at, expires_at, problem_code,
        problem
 FROM manual_export e LEFT JOIN manual_export_progress p USING (organization_id, export_id)
@@ -160,17 +160,22 @@ async def list_exports(
     before_id: int | None = None,
     requested_by: str | None = None,
     states: Collection[str] | None = None,
+    within_sites: Collection[int] | None = None,
 ) -> list[ManualExport]:
-    """Return the organization's exports, the newest first; page on with `before_id`."""
+    """Return the organization's exports, the newest first; page on with `before_id`.
+
+    `within_sites`: only those whose sites are all among these.
+    """
     rows = await connection.fetch(
         f"SELECT * FROM ({_COLUMNS} WHERE organization_id = $1 AND ($2::bigint IS NULL OR export_id < $2) "  # noqa: S608 - constants
-        "AND ($3::text IS NULL OR requested_by = $3)) AS found WHERE $4::text[] IS NULL OR state = ANY ($4) "
-        "ORDER BY export_id DESC LIMIT $5",
+        "AND ($3::text IS NULL OR requested_by = $3) AND ($6::int[] IS NULL OR site_ids <@ $6)) AS found "
+        "WHERE $4::text[] IS NULL OR state = ANY ($4) ORDER BY export_id DESC LIMIT $5",
         organization_id,
         before_id,
         requested_by,
         None if states is None else list(states),
         limit,
+        None if within_sites is None else list(within_sites),
     )
     return [_export(row) for row in rows]
 

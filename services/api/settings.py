@@ -4,11 +4,12 @@ from datetime import timedelta
 
 from pydantic import Field
 
+from services.platform.export_store import ExportStoreSettings
 from services.platform.secrets import SecretSettings
 from services.platform.settings import ServiceSettings
 
 
-class ApiSettings(ServiceSettings, SecretSettings):
+class ApiSettings(ServiceSettings, SecretSettings, ExportStoreSettings):
     """What the API needs beside PostgreSQL. It speaks plain HTTP: TLS is ended before it."""
 
     api_host: str = Field("127.0.0.1", description="Where the API listens.")

@@ -177,16 +177,18 @@ async def _sites(api: Api) -> list[Site]:
 
 def _options(given: dict[str, Any]) -> tuple[FileOptions, Access]:
     files = FileOptions(*(given[name] for name in _FILE_OPTIONS))
-    if files.hosted:
-        raise UserError("a job to the hosted folder is made by an operator, on the database: leave out the API's --url")
     return files, Access(given["auth"], given["username"], given["client_certificate"])
 
 
 def _destination(server: Server) -> dict[str, Any]:
-    if HOSTED in server.settings:
-        raise UserError("the job goes to the hosted folder; its files are changed by an operator, on the database")
     kept = {name: value for name, value in server.settings.items() if name not in _NOT_SENT}
-    return {"transport": server.transport, **kept}
+    is_hosted = kept.pop(HOSTED, False)
+    return {"transport": "hosted" if is_hosted else server.transport, **kept}
+
+
+async def site_ids(api: Api, named: list[str]) -> list[int]:
+    """Return the ids of sites that are named by id or by name. Raises UserError."""
+    return _site_ids(await _sites(api), False, named) or []
 
 
 def _site_ids(known: list[Site], all_sites: bool, named: list[str] | None) -> list[int] | None:
@@ -212,6 +214,9 @@ def _frequency(name: str) -> str:
 def _job(shown: dict[str, Any]) -> Job:
     """Return a job as the API shows it as the value that the tables are made of; secrets are only known to be set."""
     settings = {name: value for name, value in shown["destination"].items() if name != "transport"}
+    transport = shown["destination"]["transport"]
+    if transport == "hosted":
+        transport, settings = "sftp", {**settings, HOSTED: True}
     if shown["public_key"] is not None:
         settings["public_key"] = shown["public_key"]
     if shown["secrets"]:
@@ -229,7 +234,7 @@ def _job(shown: dict[str, Any]) -> Job:
             FREQUENCY_NAMES[shown["frequency"]],
             shown["resolution_minutes"] or NO_RESOLUTION,
             None if site_ids is None else tuple(site_ids),
-            shown["destination"]["transport"],
+            transport,
             settings,
             shown["data"],
             shown["manifest"],

@@ -54,9 +54,9 @@ def api_place(url: str | None, credentials_file: Path | None) -> ApiPlace | None
     return ApiPlace(found.rstrip("/"), file, url is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Api:
-    """An open connection with a token."""
+    """An open connection with a token; one that has run out is replaced."""
 
     http: "aiohttp.ClientSession"
     place: ApiPlace
@@ -106,16 +106,26 @@ class Api:
     async def _raw(
         self, method: str, path: str, body: Any, headers: Mapping[str, str]
     ) -> tuple[bytes, Mapping[str, str]]:
-        sent = {"Authorization": f"Bearer {self.token}", **headers}
+        sent = dict(headers)
         data = None
         if body is not None:
             data, sent["Content-Type"] = json.dumps(body, default=str).encode(), "application/json"
+        status, content, answered = await self._once(method, path, data, sent)
+        if status == 401:
+            # A token is good for a quarter of an hour, and a command may take longer.
+            self.token = await _new_token(self.http, self.place)
+            status, content, answered = await self._once(method, path, data, sent)
+        if status >= 400:
+            raise refused(status, content, self.place)
+        return content, answered
+
+    async def _once(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        sent = {"Authorization": f"Bearer {self.token}", **headers}
         with _translated(self.place):
             async with self.http.request(method, self.place.url + path, headers=sent, data=data) as response:
-                content = await response.read()
-                if response.status >= 400:
-                    raise _refused(response.status, content, self.place)
-                return content, response.headers
+                return response.status, await response.read(), response.headers
 
 
 @asynccontextmanager
@@ -123,23 +133,28 @@ async def connected(place: ApiPlace) -> AsyncIterator[Api]:
     """Lend the API with a token. Raises UserError, Unavailable."""
     import aiohttp  # noqa: PLC0415 - most commands need no HTTP, and it costs a fifth of a second
 
-    client_id, secret = _credentials(place)
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as http:
-        with _translated(place):
-            headers = {"Authorization": aiohttp.encode_basic_auth(client_id, secret)}
-            form = {"grant_type": "client_credentials"}
-            async with http.post(f"{place.url}/oauth/token", data=form, headers=headers) as response:
-                content = await response.read()
-                if response.status == 401:
-                    raise UserError(f"{place.url} does not know the client {client_id}, or not by this secret")
-                if response.status >= 400:
-                    raise _refused(response.status, content, place)
-                try:
-                    token = str(json.loads(content)["access_token"])
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"{place.url} is not the HTTP API of Meterpost: it gives no token") from None
-        yield Api(http, place, token)
+        yield Api(http, place, await _new_token(http, place))
+
+
+async def _new_token(http: "aiohttp.ClientSession", place: ApiPlace) -> str:
+    import aiohttp  # noqa: PLC0415 - as above
+
+    client_id, secret = _credentials(place)
+    headers = {"Authorization": aiohttp.encode_basic_auth(client_id, secret)}
+    form = {"grant_type": "client_credentials"}
+    with _translated(place):
+        async with http.post(f"{place.url}/oauth/token", data=form, headers=headers) as response:
+            content = await response.read()
+            if response.status == 401:
+                raise UserError(f"{place.url} does not know the client {client_id}, or not by this secret")
+            if response.status >= 400:
+                raise refused(response.status, content, place)
+            try:
+                return str(json.loads(content)["access_token"])
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{place.url} is not the HTTP API of Meterpost: it gives no token") from None
 
 
 def _credentials(place: ApiPlace) -> tuple[str, str]:
@@ -177,7 +192,8 @@ class _translated:  # noqa: N801 - reads as a statement
             raise Unavailable(f"the HTTP API does not answer at {self._place.url}: {str(error) or 'it takes too long'}")
 
 
-def _refused(status: int, content: bytes, place: ApiPlace) -> UserError | Unavailable:
+def refused(status: int, content: bytes, place: ApiPlace) -> UserError | Unavailable:
+    """Return what an answer that is a problem says to the user."""
     try:
         problem = json.loads(content)
         sentence = str(problem.get("detail") or problem.get("error_description") or problem.get("error"))

@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from services.cli.api_session import FILE_VARIABLE, ID_VARIABLE, SECRET_VARIABLE, URL_VARIABLE, api_place
+from services.cli.completion import completion
 from services.cli.groups import Groups
 from services.cli.show import console
 
@@ -57,10 +58,13 @@ app = typer.Typer(
     cls=_ExamplesFirst,
     help=HELP,
     no_args_is_help=True,
-    add_completion=True,
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+app.command("completion")(completion)
 
 
 @app.callback()

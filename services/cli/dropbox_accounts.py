@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import asyncssh
-
+from services.api import folder_account_store as account_store
+from services.api.folder_keys import PublicKey, parse_public_key
 from services.cli.operator import operator_name
 from services.cli.secret_options import read_secret
-from services.core.file_transfer import fingerprint
-from services.dropbox import account_store
 from services.ingest.operator_log import record_action
 from services.platform.errors import UserError
 from services.platform.passwords import check_new_password, generated_password, hash_password
@@ -19,17 +17,6 @@ from services.platform.postgres import Connection
 
 GENERATE = "generate"
 SOURCES = "generate, prompt, file:PATH or env:VARIABLE"
-_KEY_TYPES = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "ssh-rsa",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-)
-_MIN_RSA_BYTES = 270
-"""So long is the public half of an RSA key of 2048 bits."""
 
 
 class NewPassword(NamedTuple):
@@ -39,25 +26,29 @@ class NewPassword(NamedTuple):
     shown: str | None
 
 
-class PublicKey(NamedTuple):
-    """A public key that is to be authorised."""
+class ReadPassword(NamedTuple):
+    """A password that was read, or made up."""
 
-    fingerprint: str
-    line: str
-    comment: str
+    text: str
+    is_generated: bool
 
 
-def new_password(source: str) -> NewPassword:
+def read_password(source: str) -> ReadPassword:
     """Read, ask for, or make up a password. Raises UserError, which never repeats it."""
     if source == GENERATE:
-        made = generated_password()
-        return NewPassword(hash_password(made), made)
+        return ReadPassword(generated_password(), is_generated=True)
     text = _read(source)
     try:
         check_new_password(text)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return NewPassword(hash_password(text), None)
+    return ReadPassword(text, is_generated=False)
+
+
+def new_password(source: str) -> NewPassword:
+    """Do so, and hash it."""
+    read = read_password(source)
+    return NewPassword(hash_password(read.text), read.text if read.is_generated else None)
 
 
 def public_keys(file: Path) -> list[PublicKey]:
@@ -75,14 +66,13 @@ def public_keys(file: Path) -> list[PublicKey]:
     wanted = [(number, line) for number, line in enumerate(lines, start=1) if line.strip() and line[0] != "#"]
     if not wanted:
         raise UserError(f"{file} holds no key")
-    return [_public_key(f"line {number} of {file}", line) for number, line in wanted]
+    return [parse_public_key(f"line {number} of {file}", line) for number, line in wanted]
 
 
 async def known(connection: Connection, user_name: str) -> account_store.ListedAccount:
     """Return an account. Raises UserError where there is none of this name."""
-    for account in await account_store.list_accounts(connection, None):
-        if account.user_name == user_name:
-            return account
+    for account in await account_store.list_accounts(connection, None, user_name):
+        return account
     raise UserError(f"there is no account {user_name!r} for the hosted folder; `meterpost dropbox accounts` lists them")
 
 
@@ -97,22 +87,6 @@ async def add_keys(connection: Connection, user_name: str, keys: Sequence[Public
 async def record(connection: Connection, action: str, user_name: str, **details: object) -> None:
     """Record who changed an account."""
     await record_action(connection, operator_name(), action, {"user_name": user_name, **details})
-
-
-def _public_key(where: str, line: str) -> PublicKey:
-    try:
-        key = asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError):
-        raise UserError(
-            f"{where} is no public key such as `ssh-ed25519 AAAA… comment` (options are not supported)"
-        ) from None
-    words = key.export_public_key("openssh").decode("utf-8", "replace").split(maxsplit=2)
-    if words[0] not in _KEY_TYPES:
-        raise UserError(f"{where} is a key of type {words[0]}, which is not accepted; types: {', '.join(_KEY_TYPES)}")
-    if words[0] == "ssh-rsa" and len(key.public_data) < _MIN_RSA_BYTES:
-        raise UserError(f"{where} is an RSA key of less than 2048 bits: make a new one, ssh-keygen -t ed25519")
-    comment = "".join(character for character in " ".join(words[2:]) if character.isprintable())[:200]
-    return PublicKey(fingerprint(" ".join(words[:2])), " ".join(words[:2]), comment)
 
 
 def _read(source: str) -> str:

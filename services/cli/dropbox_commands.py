@@ -1,18 +1,16 @@
 """`meterpost dropbox`: who may log in to the hosted folder, and what was fetched from it."""
 
 import asyncio
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from services.cli import dropbox_accounts
+from services.api import folder_account_store as account_store
+from services.api import folder_file_queries as file_store
+from services.api.folder_keys import check_user_name
+from services.cli import api_dropbox, dropbox_accounts, dropbox_texts
 from services.cli.session import Session, command
-from services.cli.show import Column, utc
-from services.dropbox import account_store, file_store
-from services.dropbox.account_store import Key, ListedAccount
-from services.dropbox.file_store import ListedFile
 from services.dropbox.host_keys import ensure_delivery_key, load_host_keys, public_line
 from services.dropbox.host_keys import shown as host_key_text
 from services.platform.errors import UserError
@@ -20,31 +18,11 @@ from services.platform.postgres import Connection, transaction
 
 app = typer.Typer(no_args_is_help=True, help="The hosted SFTP folder: accounts, keys, and what was fetched.")
 
-_USER_NAME = re.compile(r"[a-z][a-z0-9._-]{1,63}")
-_ACCOUNTS = (
-    Column("Account", whole=True),
-    Column("Organization"),
-    Column("Logs in by"),
-    Column("State", whole=True),
-    Column("Last login", whole=True),
-    Column("From"),
-)
-_FILES = (
-    Column("File"),
-    Column("Organization"),
-    Column("Bytes", number=True),
-    Column("Left at", whole=True),
-    Column("Fetched", number=True),
-    Column("Last fetched", whole=True),
-    Column("By"),
-    Column("Removed", whole=True),
-)
-
 User = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's name, as `dropbox accounts` lists it.")]
 KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Public keys, one a line: the customer's id_….pub.")]
 
 
-@command(app, "accounts", "organization", "database", "as_json")
+@command(app, "accounts", "organization", "database", "as_json", over_api=api_dropbox.accounts)
 async def accounts(session: Session) -> None:
     """List the accounts, with their keys: of all organizations, or of one."""
     async with session.pool() as pool, transaction(pool) as connection:
@@ -58,10 +36,10 @@ async def accounts(session: Session) -> None:
     elif not found:
         session.answer.say("The hosted folder has no account yet: `meterpost dropbox add --help`")
     else:
-        session.answer.table(_ACCOUNTS, [_account_row(one, keys) for one in found])
+        session.answer.table(dropbox_texts.ACCOUNTS, [dropbox_texts.account_row(one, keys) for one in found])
 
 
-@command(app, "add", "organization", "database", "as_json")
+@command(app, "add", "organization", "database", "as_json", over_api=api_dropbox.add)
 async def add(
     session: Session,
     user_name: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its name, for logging in.")],
@@ -82,11 +60,7 @@ async def add(
 
     Example: meterpost dropbox add acme --organization "Acme Ltd" --key-file acme.pub
     """
-    if not _USER_NAME.fullmatch(user_name) or user_name.startswith("meterpost"):
-        raise UserError(
-            f"{user_name!r} cannot be an account's name: it has 2 to 64 of a-z, 0-9, dots, dashes and underscores, "
-            "begins with a letter, and not with `meterpost`"
-        )
+    check_user_name(user_name)
     keys = [] if key_file is None else dropbox_accounts.public_keys(key_file)
     new = dropbox_accounts.new_password(password or dropbox_accounts.GENERATE) if password or not keys else None
     async with session.pool() as pool, transaction(pool) as connection:
@@ -102,15 +76,15 @@ async def add(
     if session.answer.as_json:
         fingerprints = [key.fingerprint for key in keys]
         answer = {"user_name": user_name, "organization_id": organization.organization_id, "keys": fingerprints}
-        session.answer.json(answer | _once(shown))
+        session.answer.json(answer | dropbox_texts.once(shown))
         return
     session.answer.say(f"Account {user_name} may fetch what is left for {organization.name}.")
-    _say_once(session, shown)
+    dropbox_texts.say_once(session, shown)
     for key in keys:
         session.answer.say(f"It logs in by key {key.fingerprint} {key.comment}".rstrip())
 
 
-@command(app, "set-password", "database", "as_json")
+@command(app, "set-password", "database", "as_json", over_api=api_dropbox.set_password)
 async def set_password(
     session: Session,
     user_name: User,
@@ -128,13 +102,13 @@ async def set_password(
         await dropbox_accounts.record(connection, "dropbox.set_password", user_name, has_password=new is not None)
     shown = None if new is None else new.shown
     if session.answer.as_json:
-        session.answer.json({"user_name": user_name, "has_password": new is not None} | _once(shown))
+        session.answer.json({"user_name": user_name, "has_password": new is not None} | dropbox_texts.once(shown))
         return
     session.answer.say(f"Account {user_name} logs in by key only." if none else f"Account {user_name}: password set.")
-    _say_once(session, shown)
+    dropbox_texts.say_once(session, shown)
 
 
-@command(app, "add-key", "database", "as_json")
+@command(app, "add-key", "database", "as_json", over_api=api_dropbox.add_key)
 async def add_key(session: Session, user_name: User, file: KeyFile) -> None:
     """Let an account log in by public keys, beside those that it has."""
     keys = dropbox_accounts.public_keys(file)
@@ -149,7 +123,7 @@ async def add_key(session: Session, user_name: User, file: KeyFile) -> None:
         session.answer.say(f"Account {user_name} {state} key {key.fingerprint} {key.comment}".rstrip())
 
 
-@command(app, "remove-key", "database", "as_json")
+@command(app, "remove-key", "database", "as_json", over_api=api_dropbox.remove_key)
 async def remove_key(
     session: Session,
     user_name: User,
@@ -169,19 +143,19 @@ async def remove_key(
         session.answer.say(f"Account {user_name} can no longer log in by key {fingerprint}.")
 
 
-@command(app, "disable", "database", "as_json")
+@command(app, "disable", "database", "as_json", over_api=api_dropbox.disable)
 async def disable(session: Session, user_name: User) -> None:
     """Let an account in no more, and end its sessions. Its organization's files stay."""
     await _switch(session, user_name, enabled=False)
 
 
-@command(app, "enable", "database", "as_json")
+@command(app, "enable", "database", "as_json", over_api=api_dropbox.enable)
 async def enable(session: Session, user_name: User) -> None:
     """Let an account in again that was disabled."""
     await _switch(session, user_name, enabled=True)
 
 
-@command(app, "files", "organization", "database", "as_json")
+@command(app, "files", "organization", "database", "as_json", over_api=api_dropbox.files)
 async def files(
     session: Session,
     *,
@@ -203,7 +177,7 @@ async def files(
     elif not found:
         session.answer.say("No file matches.")
     else:
-        session.answer.table(_FILES, [_file_row(one) for one in found])
+        session.answer.table(dropbox_texts.FILES, [dropbox_texts.file_row(one) for one in found])
         if len(found) == limit:
             session.answer.note(f"the newest {limit:,} are shown; --limit 0 shows all")
 
@@ -247,52 +221,10 @@ async def _switch(session: Session, user_name: str, *, enabled: bool) -> None:
         if changed:
             action = "dropbox.enable" if enabled else "dropbox.disable"
             await dropbox_accounts.record(connection, action, user_name)
-    state = "enabled" if enabled else "disabled"
-    if session.answer.as_json:
-        session.answer.json({"user_name": user_name, "state": state, "changed": changed})
-    else:
-        session.answer.say(
-            f"Account {user_name} is {state}."
-            if changed
-            else f"Nothing changed: account {user_name} is {state} already."
-        )
+    dropbox_texts.tell_switched(session, user_name, "enabled" if enabled else "disabled", changed=changed)
 
 
 async def _organization_id(session: Session, connection: Connection) -> int | None:
     if session.organization_name is None:
         return None
     return (await session.organization(connection)).organization_id
-
-
-def _once(shown: str | None) -> dict[str, Any]:
-    return {} if shown is None else {"generated_password": shown}
-
-
-def _say_once(session: Session, shown: str | None) -> None:
-    if shown is not None:
-        session.answer.say(f"Its password, shown this once: {shown}")
-
-
-def _account_row(one: ListedAccount, keys: list[Key]) -> tuple[object, ...]:
-    mine = [f"key {key.fingerprint} {key.comment}".rstrip() for key in keys if key.user_name == one.user_name]
-    return (
-        one.user_name,
-        one.organization_name,
-        "\n".join([*(["password"] if one.has_password else []), *mine]) or "nothing",
-        "active" if one.disabled_at is None else f"disabled since {utc(one.disabled_at)}",
-        one.last_login_at,
-        one.last_login_from,
-    )
-
-
-def _file_row(one: ListedFile) -> tuple[object, ...]:
-    return (
-        one.file_name,
-        one.organization_name,
-        one.size_bytes,
-        one.deposited_at,
-        one.fetch_count,
-        one.last_fetched_at,
-        one.last_fetched_by,
-        None if one.removed_at is None else f"by {one.removed_by}",
-    )

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
 import rich.progress
@@ -17,6 +18,16 @@ _LINE_EVERY_SECONDS = 10.0
 
 async def watch(pool: Pool, answer: Answer, organization_id: int, export_id: int) -> ManualExport:
     """Wait until an export is over and return it. Ctrl-C ends the watching, not the export."""
+
+    async def look() -> ManualExport:
+        async with transaction(pool) as connection:
+            return await find_export(connection, organization_id, export_id)
+
+    return await watch_by(look, answer, export_id)
+
+
+async def watch_by(look: Callable[[], Awaitable[ManualExport]], answer: Answer, export_id: int) -> ManualExport:
+    """Do so by whatever tells how an export stands."""
     is_live = sys.stderr.isatty() and not answer.as_json
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -31,8 +42,7 @@ async def watch(pool: Pool, answer: Answer, organization_id: int, export_id: int
     told, told_at = "", 0.0
     with bar if is_live else nullcontext():
         while True:
-            async with transaction(pool) as connection:
-                export = await find_export(connection, organization_id, export_id)
+            export = await look()
             if export.is_over:
                 return export
             if is_live:

@@ -17,6 +17,7 @@ class Group(NamedTuple):
 
 GROUPS = {
     "meters": Group("Meters: register them from a file, list them.", ("meter_commands",)),
+    "devices": Group("Devices: loggers and bridges, changed, ended, removed.", ("device_commands",)),
     "jobs": Group(
         "Export jobs: what is sent, how often, and where to.",
         ("job_commands", "job_connection", "request_commands:jobs"),

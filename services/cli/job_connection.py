@@ -9,7 +9,7 @@ import typer
 from services.api.file_settings import approve, withdraw
 from services.api.job_queries import Job, find_job
 from services.api.job_store import edit_job
-from services.cli import job_commands
+from services.cli import api_connections, job_commands
 from services.cli.job_options import JobArgument
 from services.cli.session import Session, command, wall_clock
 from services.core.file_transfer import HOSTED, fingerprint
@@ -24,9 +24,9 @@ _CONNECT = timedelta(seconds=10)
 _TOTAL = timedelta(seconds=30)
 
 
-@command(job_commands.app, "test", *_DATABASE)
+@command(job_commands.app, "test", *_DATABASE, over_api=api_connections.test)
 async def test(session: Session, job_id: JobArgument) -> None:
-    """Try the connection to a job's server, step by step, from this machine.
+    """Try the connection to a job's server, step by step, from this machine; over the HTTP API from where it sends.
 
     SFTP and FTPS: a small file is written, renamed and removed. HTTPS: nothing is posted, because a receiver would take
     it for an export; what it answers is seen at the first delivery. The exit code is 1 where a step failed.
@@ -48,7 +48,7 @@ async def test(session: Session, job_id: JobArgument) -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
-@command(job_commands.app, "host-key", *_DATABASE)
+@command(job_commands.app, "host-key", *_DATABASE, over_api=api_connections.host_key)
 async def host_key(
     session: Session,
     job_id: JobArgument,

@@ -10,6 +10,7 @@ from services.core.times import ceil_to, floor_to, iso_seconds
 from services.core.windows import RESOLUTIONS_MINUTES
 
 LONGEST_RANGE = timedelta(days=366)
+FIRST_YEAR, LAST_YEAR = 1970, 9000
 MAX_SITES = 250
 MAX_METERS = 50_000
 """That are chosen one by one; all meters of the chosen sites may be more."""
@@ -65,6 +66,10 @@ class WantedExport(NamedTuple):
 def problems_of(wanted: WantedExport) -> list[Problem]:
     """Return what is wrong with a request as far as it can be said without looking anything up."""
     found: list[Problem] = []
+    for field, instant in (("from", wanted.start), ("to", wanted.end), ("as_of", wanted.known_at)):
+        if instant is not None and not FIRST_YEAR <= instant.year <= LAST_YEAR:
+            sentence = f"{field} lies in the year {instant.year}, in which no meter was read: take another one"
+            return [Problem(field, "out_of_time", sentence)]
     if wanted.resolution_minutes not in RESOLUTIONS_MINUTES:
         names = ", ".join(map(str, RESOLUTIONS_MINUTES))
         sentence = f"the resolution is {wanted.resolution_minutes} minutes; there are {names}: choose one of them"

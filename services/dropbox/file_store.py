@@ -24,32 +24,6 @@ LOGGED_IN = "UPDATE dropbox_account SET last_login_at = $2, last_login_from = $3
 
 _PRESENT = "SELECT organization_id, file_name FROM dropbox_file WHERE removed_at IS NULL"
 _FORGET = "DELETE FROM dropbox_file WHERE removed_at < $1"
-_LIST = """
-SELECT f.organization_id, o.name AS organization_name, f.file_name, f.deposited_at, f.size_bytes, f.fetch_count,
-       f.first_fetched_at, f.last_fetched_at, f.last_fetched_by, f.removed_at, f.removed_by
-FROM dropbox_file f JOIN organization o USING (organization_id)
-WHERE ($1::integer IS NULL OR f.organization_id = $1)
-  AND ($2 OR f.removed_at IS NULL)
-  AND (NOT $3 OR f.fetch_count = 0)
-ORDER BY f.deposited_at DESC, f.organization_id, f.file_name
-LIMIT $4
-"""
-
-
-class ListedFile(NamedTuple):
-    """A file as operators see it."""
-
-    organization_id: int
-    organization_name: str
-    file_name: str
-    deposited_at: datetime
-    size_bytes: int
-    fetch_count: int
-    first_fetched_at: datetime | None
-    last_fetched_at: datetime | None
-    last_fetched_by: str | None
-    removed_at: datetime | None
-    removed_by: str | None
 
 
 class FoundFile(NamedTuple):
@@ -59,14 +33,6 @@ class FoundFile(NamedTuple):
     file_name: str
     deposited_at: datetime
     size_bytes: int
-
-
-async def list_files(
-    connection: Connection, organization_id: int | None, *, with_removed: bool, only_unfetched: bool, limit: int | None
-) -> list[ListedFile]:
-    """Return files, the newest first."""
-    rows = await connection.fetch(_LIST, organization_id, with_removed, only_unfetched, limit)
-    return [ListedFile(*row.values()) for row in rows]
 
 
 async def reconcile(connection: Connection, found: Sequence[FoundFile], now: datetime) -> tuple[int, int]:

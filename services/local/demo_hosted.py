@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from services.api import folder_account_store as account_store
 from services.core.file_transfer import HOSTED, fingerprint
-from services.dropbox import account_store
 from services.dropbox.host_keys import PUBLIC_FILE, load_host_keys
 from services.local.demo_catalog import ORGANIZATION
 from services.local.ports import LOOPBACK, remembered_port

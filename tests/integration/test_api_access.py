@@ -29,6 +29,8 @@ IDS = {
     "job_id": "1",
     "test_id": "1",
     "run_id": "job1-20261120T100000Z",
+    "export_id": "1",
+    "user_name": "first",
     "organization_id": "1",
 }
 """Of the first organization."""
@@ -42,6 +44,8 @@ BODIES: dict[str, Any] = {
     "create_site": {"name": "X", "time_zone": "UTC"},
     "edit_site": {"name": "X"},
     "create_device": {"device_id": "X-1", "kind": "logger"},
+    "edit_device": {"kind": "logger"},
+    "end_device": {},
     "attach": {"device_id": "LG-0", "input": 1, "meter_id": 1},
     "create_meter": {"name": "X", "meter_type": "Water", "site_id": 1, "unit": "m3", "units_per_pulse": "1"},
     "edit_meter": {"name": "X"},
@@ -52,7 +56,14 @@ BODIES: dict[str, Any] = {
         "destination": {"transport": "https", "url": "https://example.org/in"},
     },
     "edit_job": {"name": "X"},
+    "create_folder_account": {"user_name": "second", "password": "correct horse battery"},
+    "set_folder_password": {"password": "correct horse battery"},
+    "add_folder_key": {
+        "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIISXiopPyvTaUDKpElNmVn/jhUiwlCGxDQAZFRTW7SYk"
+    },
+    "withdraw_folder_key": {"fingerprint": "SHA256:x"},
     "duplicate_job": {"name": "X"},
+    "create_export": {"from": "2026-11-20T10:00:00Z", "until": "2026-11-20T11:00:00Z", "if_full": "wait"},
     "ask_job": {"kind": "retry"},
     "approve_host_key": {"test_id": 1, "fingerprint": "SHA256:x"},
     "withdraw_host_key": {"fingerprint": "SHA256:x"},
@@ -85,6 +96,10 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
                 '{"url": "https://example.org/"}');
         INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
         VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned');
+        INSERT INTO dropbox_account (user_name, organization_id) VALUES ('first', 1);
+        INSERT INTO manual_export (organization_id, requested_by, range_start, range_end, resolution_minutes, format,
+                                   catalog_revision)
+        VALUES (1, 'client:mp-first', '2026-11-20T10:00Z', '2026-11-20T11:00Z', 15, 'csv', 1);
         SELECT setval(pg_get_serial_sequence('export_job', 'job_id'), 100);
         SELECT setval(pg_get_serial_sequence(name, name || '_id'), 100)
         FROM unnest(ARRAY['organization', 'site', 'meter']) name;

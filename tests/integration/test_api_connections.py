@@ -1,6 +1,7 @@
 """Connection tests over HTTP: the delivery process of the transport makes them, and host keys are approved by them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from services.platform.clock import SystemClock
 from services.platform.postgres import Pool
 from services.platform.secrets import Vault
 from tests.support.api import Api, running_api
+from tests.support.command import Meterpost, Outcome
 from tests.support.exports import delivering
 from tests.support.file_servers import PASSWORD, USER, in_process_https, in_process_sftp
 from tests.support.polling import eventually_async
@@ -93,6 +95,39 @@ async def test_a_host_key_is_shown_by_a_test_compared_approved_and_withdrawn(
         *("job.connection_test", "job.withdraw_host_key", "job.connection_test", "job.approve_host_key"),
         *("job.connection_test", "job.create"),
     ]
+
+
+async def test_the_command_over_the_api_tries_and_approves(
+    api: Api, tmp_path: Path, certificates: CertificateFiles
+) -> None:
+    client_id, secret = await api.client(1, "viewer", may_export=True)
+    (tmp_path / "client.json").write_text(json.dumps({"client_id": client_id, "client_secret": secret}))
+    known = {"METERPOST_API_URL": api.url, "METERPOST_API_CREDENTIALS_FILE": "client.json", "PW": PASSWORD}
+    meterpost = Meterpost(tmp_path, known)
+
+    async def run(*arguments: str, code: int = 0) -> Outcome:
+        outcome = await asyncio.to_thread(meterpost, *arguments)
+        assert outcome.code == code, (outcome.out, outcome.err)
+        return outcome
+
+    create = ("jobs", "create", "--name", "J", "--frequency", "hour", "--resolution", "60", "--all-sites")
+    async with (
+        in_process_sftp()(tmp_path, certificates) as server,
+        delivering(api.database_url, transport="sftp", secret_keys_file=tmp_path / "secret-keys"),
+    ):
+        [key] = server.settings["host_keys"]
+        await run(*create, "--sftp", f"{USER}@localhost:{server.port}", "--secret", "password=env:PW")
+        assert "FAILED  trust" in (await run("jobs", "test", "1", code=1)).out
+        shown = (await run("jobs", "host-key", "1", "--json")).json
+        assert (shown["approved"], shown["shown_and_not_approved"].split()[1]) == ([], fingerprint(key))
+        assert "does not show the key" in (await run("jobs", "host-key", "1", "--approve", "SHA256:x", code=2)).err
+        approved = await run("jobs", "host-key", "1", "--approve", fingerprint(key))
+        assert f"approved: {key.split()[0]} {fingerprint(key)}" in approved.out
+        tried = (await run("jobs", "test", "1", "--json")).json
+        assert (tried["passed"], tried["steps"][-1]["step"]) == (True, "remove")
+        assert "none; nothing is sent" in (await run("jobs", "host-key", "1", "--remove", fingerprint(key))).out
+    await run(*create, "--url", "https://example.org/in")
+    assert "only SFTP servers" in (await run("jobs", "host-key", "2", code=2)).err
 
 
 async def test_https_posts_nothing_and_a_stopped_or_paused_job_is_tried_too(

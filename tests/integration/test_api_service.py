@@ -17,9 +17,10 @@ from services.local.postgres_server import PostgresServer
 from services.platform.clock import SystemClock
 from services.platform.postgres import Pool
 from services.platform.secrets import KeyMissing, Vault, new_key, parse_keys
-from tests.support.api import running_api
+from tests.support.api import Api, running_api
+from tests.support.closing import many_versions, store_versions
 from tests.support.file_servers import installed
-from tests.support.platform import REPOSITORY, Platform
+from tests.support.platform import REPOSITORY, Platform, running
 from tests.support.polling import eventually_async
 from tests.support.seed import seed_catalog
 
@@ -35,25 +36,42 @@ async def test_every_command_of_the_walk_does_what_it_says(database_url: str, tm
         "SELECT setval(pg_get_serial_sequence(name, name || '_id'), 100) FROM unnest(ARRAY['site', 'meter']) name"
     )
     await connection.close()
-    async with running_api(database_url, tmp_path) as api:
-        client_id, secret = await api.client(1, "admin", may_export=True)
-        file = tmp_path / "api-client.json"
-        file.write_text(json.dumps({"client_id": client_id, "client_secret": secret}), encoding="ascii")
-        process = await asyncio.create_subprocess_exec(
-            *("bash", "-x", "-c", script),
-            env={
-                "URL": api.url,
-                "FILE": str(file),
-                "PYTHONPATH": str(REPOSITORY),
-                "COLUMNS": "80",
-                "PATH": f"{_command(tmp_path)}:/usr/bin:/bin:/usr/local/bin",
-            },
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+    await store_versions(database_url, many_versions(1))
+    # A link begins with the address that callers use, so it is known before.
+    port, store = free_port(), (tmp_path / "store").as_uri()
+    where = {"api_port": port, "api_public_url": f"http://127.0.0.1:{port}", "export_store_url": store}
+    with running(Platform("127.0.0.1:9", database_url, "", tmp_path)) as processes:
+        processes.start(
+            "services.exports",
+            environment={"METERPOST_EXPORT_STORE_URL": store, "METERPOST_EXPORT_LOOK_SECONDS": "0.1"},
         )
-        said, _nothing = await process.communicate()
-        assert process.returncode == 0, said.decode()[-3_000:]
-        assert b"meter_id,meter_type,meter_name" in said
+        async with running_api(database_url, tmp_path, **where) as api:
+            said = await _walk(api, script, tmp_path)
+    assert b"meter_id,meter_type,meter_name" in said
+    assert b"export.csv: OK" in said
+    assert (tmp_path / "export.csv").read_bytes().count(b"Electricity,Meter 1,") == 3
+
+
+async def _walk(api: Api, script: str, tmp_path: Path) -> bytes:
+    client_id, secret = await api.client(1, "admin", may_export=True)
+    file = tmp_path / "api-client.json"
+    file.write_text(json.dumps({"client_id": client_id, "client_secret": secret}), encoding="ascii")
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-x", "-c", script),
+        env={
+            "URL": api.url,
+            "FILE": str(file),
+            "PYTHONPATH": str(REPOSITORY),
+            "COLUMNS": "80",
+            "PATH": f"{_command(tmp_path)}:/usr/bin:/bin:/usr/local/bin",
+        },
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _nothing = await process.communicate()
+    assert process.returncode == 0, said.decode()[-3_000:]
+    return said
 
 
 async def test_the_lines_of_the_readme_show_measurements(database_url: str, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def operation_of(method: str, path: str) -> dict[str, Any] | None:
     return None
 
 
-TEXT_IDS = {"device_id", "client_id", "run_id"}
+TEXT_IDS = {"device_id", "client_id", "run_id", "user_name"}
 
 
 @asynccontextmanager

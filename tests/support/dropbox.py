@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import asyncssh
 
+from services.api import folder_account_store as account_store
 from services.core.file_transfer import HOSTED_USER, fingerprint
-from services.dropbox import account_store
 from services.dropbox.app import serving
 from services.dropbox.host_keys import PUBLIC_FILE, public_line
 from services.dropbox.settings import DropboxSettings

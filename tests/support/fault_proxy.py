@@ -20,6 +20,8 @@ class Faults:
     """From the server to the client."""
     cut_at_byte: int | None = None
     """The connection ends when so many bytes have gone from the client to the server."""
+    cut_answers_at_byte: int | None = None
+    """As `cut_at_byte`, from the server to the client."""
     by_reset: bool = False
     """It ends by a reset instead of an orderly close."""
     holds_close: bool = False
@@ -76,7 +78,13 @@ class FaultProxy:
             upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
             writers.append(upstream_writer)
             up = asyncio.ensure_future(self._pump(reader, upstream_writer, faults, cut_at=faults.cut_at_byte))
-            down = asyncio.ensure_future(self._pump(upstream_reader, writer, faults, bytes_per_s=faults.bytes_per_s))
+            down = asyncio.ensure_future(
+                self._pump(
+                    *(upstream_reader, writer, faults),
+                    cut_at=faults.cut_answers_at_byte,
+                    bytes_per_s=faults.bytes_per_s,
+                )
+            )
             try:
                 done, _ = await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
                 if faults.holds_close and not (up in done and up.result()):

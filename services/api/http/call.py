@@ -17,7 +17,8 @@ from services.api.passwords import Passwords
 from services.api.settings import ApiSettings
 from services.api.signing_keys import SigningKeys
 from services.platform.clock import Clock
-from services.platform.errors import Unavailable
+from services.platform.errors import OperatorNeeded, Unavailable, UserError
+from services.platform.objects import ObjectStore
 from services.platform.postgres import Connection, Pool
 from services.platform.secrets import Vault
 
@@ -35,6 +36,16 @@ class Means:
     vault: Vault
     passwords: Passwords
     found_pool: Pool | None = None
+    found_store: ObjectStore | None = None
+
+    def export_store(self) -> ObjectStore:
+        """Return the store of exported files, opened once. Blocks. Raises OperatorNeeded where it cannot be."""
+        if self.found_store is None:
+            try:
+                self.found_store = self.settings.store()
+            except UserError as error:
+                raise OperatorNeeded(str(error)) from error
+        return self.found_store
 
     @property
     def pool(self) -> Pool:

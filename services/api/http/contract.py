@@ -23,7 +23,7 @@ _BODY_TYPES: Mapping[str, str] = {
     "csv": "text/csv",
     "form": "application/x-www-form-urlencoded",
 }
-_TEXT_IDS = {"device_id", "client_id", "run_id"}
+_TEXT_IDS = {"device_id", "client_id", "run_id", "user_name"}
 
 
 def build_contract() -> dict[str, Any]:
@@ -104,6 +104,8 @@ def _parameters(endpoint: Endpoint, schemas: Mapping[str, Any]) -> list[dict[str
         found.append(
             _header("Idempotency-Key", "Repeating a request under its key repeats its answer.", required=False)
         )
+    elif endpoint.is_ranged:
+        found.append(_header("Range", "Which bytes, such as `bytes=1000-`; one range.", required=False))
     elif endpoint.has_etag and endpoint.changes:
         found.append(_header("If-Match", "The ETag that GET gave.", required=True))
     return found
@@ -120,6 +122,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.has_etag and endpoint.answer is not None:
         good["headers"] = {"ETag": {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {str(endpoint.status): good}
+    if endpoint.is_ranged:
+        responses["206"] = good | {"description": f"A range of: {endpoint.summary}"}
     if endpoint.has_etag and not endpoint.changes:
         responses["304"] = {"description": "It is as If-None-Match says"}
     statuses: dict[int, list[str]] = {}
@@ -145,6 +149,8 @@ def codes_of(endpoint: Endpoint) -> set[str]:
         codes |= {"insufficient_scope"}
     if endpoint.is_guessable:
         codes |= {"too_many_requests"}
+    if endpoint.is_ranged:
+        codes |= {"range_not_satisfiable"}
     if endpoint.is_whole_organization:
         codes |= {"organization_wide_only"}
     if "{" in endpoint.path:

@@ -1,6 +1,6 @@
 """What a route is: one declaration that the router, the authorisation, the decoding and the contract all read."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +15,18 @@ BodyForm = Literal["json", "csv", "form"]
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed:
+    """A body that is sent while it is made; it has `length` bytes, or the connection is ended before."""
+
+    pieces: AsyncIterator[bytes]
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a handler gives: a struct, or bytes with their media type."""
 
-    body: msgspec.Struct | bytes | None
+    body: msgspec.Struct | bytes | Streamed | None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = "application/json"
@@ -57,6 +65,8 @@ class Endpoint:
     """The answer holds a secret: it is neither cached nor kept in the clear."""
     holds_connection: bool = True
     """The handler runs inside one transaction of the database."""
+    is_ranged: bool = False
+    """It is a file of which a range of bytes can be asked for."""
     is_guessable: bool = False
     """A secret can be guessed by it, so an address may try it only so often."""
     media_types: tuple[str, ...] = ("application/json",)

@@ -17,7 +17,7 @@ from services.api import idempotency_store
 from services.api.http.authentication import bearer, check_rights, find_caller, read_claims
 from services.api.http.call import Call, Means, encode, etag
 from services.api.http.decoding import decode_form, decode_json, decode_query
-from services.api.http.endpoint import Answer, Endpoint
+from services.api.http.endpoint import Answer, Endpoint, Streamed
 from services.api.http.problems import Problem
 from services.api.http.rate_limit import RateLimit
 from services.platform.errors import UserError
@@ -126,6 +126,9 @@ class Pipeline:
 
     def _respond(self, call: Call, answer: Answer) -> web.Response:
         headers = dict(answer.headers)
+        if isinstance(answer.body, Streamed):
+            headers |= {"Content-Length": str(answer.body.length), "Content-Type": answer.media_type}
+            return web.Response(body=answer.body.pieces, status=answer.status, headers=headers)
         body = encode(answer.body) if isinstance(answer.body, msgspec.Struct) else answer.body
         if call.endpoint.has_etag and body is not None:
             headers["ETag"] = etag(body)

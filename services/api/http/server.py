@@ -56,7 +56,7 @@ def _pattern(path: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: _NAMED.get(found[1], f"{{{found[1]}:[0-9]+}}"), path)
 
 
-_NAMED = {"device_id": "{device_id}", "client_id": "{client_id}", "run_id": "{run_id}"}
+_NAMED = {"device_id": "{device_id}", "client_id": "{client_id}", "run_id": "{run_id}", "user_name": "{user_name}"}
 
 
 @web.middleware

@@ -125,12 +125,12 @@ async def list_devices(call: Call) -> Answer:
         limit=query.limit + 1,
     )
     found, cursor = page(query, rows, lambda one: [one.device_id])
-    return Answer(Devices([_device(one) for one in found], cursor), headers=link(call, cursor))
+    return Answer(Devices([shown_device(one) for one in found], cursor), headers=link(call, cursor))
 
 
 async def show_device(call: Call) -> Answer:
     """Show a device."""
-    return Answer(_device(await _find(call)))
+    return Answer(shown_device(await find_device(call)))
 
 
 async def create_device(call: Call) -> Answer:
@@ -147,7 +147,7 @@ async def create_device(call: Call) -> Answer:
 
 async def show_inputs(call: Call) -> Answer:
     """Show a logger's inputs."""
-    device = await _find(call)
+    device = await find_device(call)
     known = await as_known(call, call.query(KnownQuery))
     rows = await call.connection.fetch(
         """
@@ -216,7 +216,8 @@ async def _check_link(call: Call, new: AttachmentBody, kind: str) -> None:
             raise invalid("meter_id", f"the organization has no meter {new.meter_id}")
 
 
-async def _find(call: Call) -> Device:
+async def find_device(call: Call) -> Device:
+    """Return the device of the path. Raises Problem where the caller may see none of this id."""
     device_id = call.path["device_id"].replace("\0", "")
     found = await registry_queries.devices_page(
         call.connection, call.organization_id, call.caller.site_ids, "", device_id=device_id, limit=1
@@ -232,7 +233,8 @@ def _key(one: Attachment) -> list[object]:
     return [one.device_id, one.input, 0, one.valid_from, one.revision]
 
 
-def _device(one: Device) -> DeviceShown:
+def shown_device(one: Device) -> DeviceShown:
+    """Return a device as it is shown."""
     return DeviceShown(one.device_id, one.kind, one.revision)
 
 

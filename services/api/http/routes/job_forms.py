@@ -11,7 +11,7 @@ from services.api.http.problems import invalid
 from services.api.job_queries import Job
 from services.api.job_settings import HttpsAccess, JobSettings, https_settings
 from services.core.catalog_records import CATALOG
-from services.core.file_transfer import parse_host_key
+from services.core.file_transfer import HOSTED, parse_host_key
 from services.core.schedule import (
     CATALOG_FREQUENCY_MINUTES,
     FREQUENCY_NAMES,
@@ -75,7 +75,16 @@ class Ftps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ca_pem: Pem | None = None
 
 
-Destination = Https | Sftp | Ftps
+class Hosted(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="transport", tag="hosted"
+):
+    """CSV into the folder that we host, which the organization's folder accounts fetch from. It takes no secrets."""
+
+    line_end: Literal["lf", "crlf"] = "lf"
+    defuse_formulas: bool = True
+
+
+Destination = Https | Sftp | Ftps | Hosted
 
 
 class JobBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,6 +148,7 @@ def shown(job: Job) -> JobShown:
     settings = job.settings
     public = dict(public_settings(settings.transport_settings))
     secrets = sorted(public.pop("secrets", {}))
+    transport = "hosted" if public.pop(HOSTED, False) else settings.transport
     return JobShown(
         job_id=job.job_id,
         name=settings.name,
@@ -148,7 +158,7 @@ def shown(job: Job) -> JobShown:
         frequency=frequency_name(settings.frequency_minutes),
         resolution_minutes=settings.resolution_minutes or None,
         public_key=public.pop("public_key", None),
-        destination={"transport": settings.transport, **public},
+        destination={"transport": transport, **public},
         secrets=secrets,
         manifest=settings.manifest,
         version=job.version,
@@ -174,11 +184,17 @@ def new_settings(body: JobBody) -> tuple[JobSettings, dict[str, str | None]]:
     return settings, secrets
 
 
+def transport_of(destination: Destination) -> str:
+    """Return the transport that delivers to a destination."""
+    return "https" if isinstance(destination, Https) else "ftps" if isinstance(destination, Ftps) else "sftp"
+
+
 def to_stored(
     destination: Destination, given: Mapping[str, str | None], before: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any], dict[str, str | None]]:
-    """Return transport, public settings and secret changes of a destination; `before`: the settings it replaces.
+    """Return transport, public settings and secret changes of a destination.
 
+    `before`: the settings of the same transport that it replaces.
     Raises UserError for settings that cannot be right.
     """
     secrets: dict[str, str | None] = dict(given)
@@ -188,6 +204,9 @@ def to_stored(
     public = {name: value for name, value in msgspec.structs.asdict(destination).items() if value is not None}
     if isinstance(destination, Ftps):
         return "ftps", public, secrets
+    if isinstance(destination, Hosted):
+        # What a server of the customer's was logged in to with, is forgotten.
+        return "sftp", public | {HOSTED: True}, dict.fromkeys(before.get("sealed", {})) | secrets
     try:
         public["host_keys"] = [parse_host_key(line) for line in destination.host_keys]
     except ValueError as error:

@@ -19,6 +19,7 @@ from services.api.http.routes.job_forms import (
     new_settings,
     shown,
     to_stored,
+    transport_of,
 )
 from services.api.job_queries import Job, JobFilter, find_job, jobs_page
 from services.api.job_settings import JobSettings, NewJob
@@ -213,7 +214,8 @@ def _changed(before: JobSettings, changes: JobChanges) -> tuple[JobSettings, dic
     transport, public = before.transport, dict(before.transport_settings)
     if changes.destination is not unset:
         kept = before.transport_settings.get(SEALED, {})
-        transport, public, secrets = to_stored(changes.destination, secrets, before.transport_settings)
+        replaced = before.transport_settings if transport_of(changes.destination) == before.transport else {}
+        transport, public, secrets = to_stored(changes.destination, secrets, replaced)
         if transport == before.transport:
             public |= {SEALED: kept} if kept else {}
     sites = before.site_ids
