@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -77,11 +77,14 @@ bench-close-live: setup ## Measure how long after its cut-off a window is closed
 bench-delivery: setup ## Measure delivery against COPY out, and how soon it follows the cut-off (ARGS='--long-rows 0')
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.delivery $(ARGS)
 
-bench-api: setup ## Measure the HTTP API with 10,000 jobs and 50,000 meters stored
+bench-api: setup ## Measure the HTTP API with 10,000 jobs and 50,000 meters stored, and a manual export
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.api $(ARGS)
 
-bench-export: setup ## Measure a manual export against COPY out of the same rows
+bench-export: setup ## Measure a manual export in all formats against COPY out of the same rows
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export $(ARGS)
+
+bench-export-year: setup ## Export a year of 250 sites beside live traffic: memory, and what live traffic feels (5 minutes)
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export_year $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

@@ -1,8 +1,11 @@
 """`python -m bench.api`: how fast the HTTP API answers with many jobs and meters stored, one process, on this machine.
 
 A real API process answers callers on loopback: the pages of the job list, a month of one meter's 15-minute windows, and
-searches for meters. First one caller at a time (how long an answer takes), then several at once (how many a second).
-The last line printed is JSON; times are milliseconds that a caller waits, the whole answer included.
+searches. Each kind is asked by one caller (how long an answer takes) and by several without a pause (how many a
+second). Then all kinds come mixed, at a fixed pace, whether earlier ones are answered or not, as from callers who know
+nothing of each other: the times of this mix are those that count. Times are milliseconds from when the request was due
+to the end of the answer. At the end manual exports are measured against COPY out (`bench.manual_export`). The last line
+printed is JSON.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +27,8 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
+from bench.manual_export import Load as ExportLoad
+from bench.manual_export import measure_csv
 from services.api.access import SECRET_PREFIX, Grant, fingerprint, new_secret
 from services.api.access_store import create_client
 from services.local.ports import free_port
@@ -34,9 +39,14 @@ from services.platform.clock import SystemClock
 from services.platform.migrations import upgrade
 from services.platform.postgres import connect_pool, transaction
 from services.platform.secrets import new_key
+from services.windowing.measurement_partitions import partition_of
 
 T0 = datetime(2026, 10, 1, tzinfo=UTC)
+RESOLUTION = 15
 CALLERS = 8
+MIXED_PER_SECOND = 25
+SHARES = {"job list": 0.5, "a meter's month": 0.3, "job list by name": 0.1, "meter search": 0.1}
+"""Of the mixed requests."""
 STARTS_WITHIN_SECONDS = 30
 MEASURED_METERS = 1_000
 """So many of the meters have windows in the month, so that each window of a meter is on a page of its own."""
@@ -91,10 +101,10 @@ async def fill(url: str, load: Load) -> None:
     )
     for day in range(load.days):
         start = T0 + timedelta(days=day)
-        name = f"measurement_15m_{start:%Y%m%d}"
+        part = partition_of(RESOLUTION, start)
         await connection.execute(
-            f"CREATE TABLE {name} PARTITION OF measurement_15m "
-            f"FOR VALUES FROM ('{start.isoformat()}') TO ('{(start + timedelta(days=1)).isoformat()}')"
+            f"CREATE TABLE IF NOT EXISTS {part.name} PARTITION OF {part.parent} "
+            f"FOR VALUES FROM ('{part.start.isoformat()}') TO ('{part.end.isoformat()}')"
         )
         await connection.execute(
             """
@@ -134,35 +144,71 @@ async def new_token(session: aiohttp.ClientSession, database_url: str, url: str)
         await asyncio.sleep(0.1)
 
 
-async def measure(
-    session: aiohttp.ClientSession, name: str, path: Callable[[], str], requests: int, must_hold: bytes
-) -> Result:
+@dataclass(frozen=True)
+class Kind:
+    """One kind of request."""
+
+    name: str
+    path: Callable[[], str]
+    must_hold: bytes
+    requests: int
+
+    async def ask(self, session: aiohttp.ClientSession) -> None:
+        """Ask once. Raises RuntimeError for an answer that is not what was asked for."""
+        async with session.get(self.path()) as response:
+            body = await response.read()
+        if response.status != 200 or self.must_hold not in body:
+            raise RuntimeError(f"{self.name}: {response.status} {body[:300]!r}")
+
+
+async def measure(session: aiohttp.ClientSession, kind: Kind) -> Result:
     """Ask one at a time, then several at once."""
 
     async def ask() -> float:
         began = time.perf_counter()
-        async with session.get(path()) as response:
-            body = await response.read()
-        if response.status != 200 or must_hold not in body:
-            raise RuntimeError(f"{name}: {response.status} {body[:300]!r}")
+        await kind.ask(session)
         return (time.perf_counter() - began) * 1000
 
     for _warm in range(20):
         await ask()
-    times = sorted([await ask() for _number in range(requests)])
+    times = [await ask() for _number in range(kind.requests)]
 
     async def caller() -> None:
-        for _number in range(requests // CALLERS):
+        for _number in range(kind.requests // CALLERS):
             await ask()
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _number in range(CALLERS)))
-    per_second = requests // CALLERS * CALLERS / (time.perf_counter() - began)
-    return Result(name, times[len(times) // 2], times[int(len(times) * 0.99) - 1], times[-1], per_second)
+    per_second = kind.requests // CALLERS * CALLERS / (time.perf_counter() - began)
+    return result(kind.name, times, per_second)
 
 
-async def run(database_url: str, folder: Path, load: Load, requests: int) -> list[Result]:
-    """Fill the tables, start the API and measure."""
+def result(name: str, times: list[float], per_second: float) -> Result:
+    """Return what these times come to."""
+    ordered = sorted(times)
+    return Result(name, ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99) - 1], ordered[-1], per_second)
+
+
+async def mixed(session: aiohttp.ClientSession, kinds: Sequence[Kind], requests: int) -> list[Result]:
+    """Ask all kinds at a fixed pace; a request that is due waits for no other."""
+    chosen = random.Random(2)  # noqa: S311 - the same at each run
+    times: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+    began = time.perf_counter()
+
+    async def ask(kind: Kind, due: float) -> None:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await kind.ask(session)
+        times[kind.name].append((time.perf_counter() - due) * 1000)
+
+    weights = [SHARES[kind.name] for kind in kinds]
+    async with asyncio.TaskGroup() as asking:
+        for number, kind in enumerate(chosen.choices(kinds, weights, k=requests)):
+            asking.create_task(ask(kind, began + number / MIXED_PER_SECOND))
+    return [result(kind.name, times[kind.name], MIXED_PER_SECOND * SHARES[kind.name]) for kind in kinds]
+
+
+async def run(database_url: str, folder: Path, load: Load, requests: int) -> tuple[list[Result], list[Result]]:
+    """Fill the tables, start the API and measure each kind for itself, then the mix."""
     await fill(database_url, load)
     keys = folder / "keys"
     keys.write_text(new_key("bench") + "\n", encoding="ascii")
@@ -201,32 +247,22 @@ async def run(database_url: str, folder: Path, load: Load, requests: int) -> lis
             found = json.loads(await (await session.get(f"{meter}1")).read())["measurements"]
             if len(found) != rows:
                 raise RuntimeError(f"a month of a meter has {len(found)} windows, {rows} are stored")
-            return [
-                await measure(
-                    session, "job list", lambda: f"/v1/jobs?limit=100{chosen.choice(pages)}", requests, b'"jobs"'
+            kinds = [
+                Kind("job list", lambda: f"/v1/jobs?limit=100{chosen.choice(pages)}", b'"jobs"', requests),
+                Kind(
+                    *("job list by name", lambda: f"/v1/jobs?limit=100&sort=name&search=job%20{chosen.randint(1, 9)}"),
+                    *(b'"jobs"', requests // 4),
                 ),
-                await measure(
-                    session,
-                    "job list by name",
-                    lambda: "/v1/jobs?limit=100&sort=name&search=job%209",
-                    requests // 4,
-                    b'"jobs"',
+                Kind(
+                    *("a meter's month", lambda: f"{meter}{chosen.randint(1, MEASURED_METERS)}"),
+                    *(b'"window_start"', requests // 2),
                 ),
-                await measure(
-                    session,
-                    "a meter's month",
-                    lambda: f"{meter}{chosen.randint(1, MEASURED_METERS)}",
-                    requests // 2,
-                    b'"window_start"',
-                ),
-                await measure(
-                    session,
-                    "meter search",
-                    lambda: f"/v1/meters?search=meter%20{chosen.randint(1, load.meters)}",
-                    requests // 4,
-                    b'"meters"',
+                Kind(
+                    *("meter search", lambda: f"/v1/meters?search=meter%20{chosen.randint(1, load.meters)}"),
+                    *(b'"meters"', requests // 4),
                 ),
             ]
+            return [await measure(session, kind) for kind in kinds], await mixed(session, kinds, requests)
     finally:
         process.stop(10)
 
@@ -238,6 +274,7 @@ def main() -> None:
     parser.add_argument("--meters", type=int, default=50_000)
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--requests", type=int, default=1_000)
+    parser.add_argument("--export-hours", type=int, default=12, help="the range of the manual export")
     given = parser.parse_args()
     load = Load(given.jobs, max(given.meters, MEASURED_METERS), given.days)
     console = Console(stderr=True)
@@ -247,22 +284,31 @@ def main() -> None:
         cleanup.callback(postgres.destroy)
         postgres.start()
         upgrade(postgres.url())
-        results = asyncio.run(run(postgres.url(), folder, load, given.requests))
-    table = Table("request", "p50 ms", "p99 ms", "max ms", "requests/s")
-    for one in results:
-        table.add_row(one.name, *(f"{value:,.1f}" for value in (one.p50_ms, one.p99_ms, one.most_ms, one.per_second)))
+        alone, mix = asyncio.run(run(postgres.url(), folder, load, given.requests))
     console.print(f"{load.jobs:,} jobs, {load.meters:,} meters, {MEASURED_METERS * 96 * load.days:,} windows stored")
-    console.print(table)
-    named = {one.name: one for one in results}
+    show(console, f"one caller; requests/s: {CALLERS} callers", alone)
+    show(console, f"mixed, {MIXED_PER_SECOND} requests/s", mix)
+    exports = asyncio.run(measure_csv(ExportLoad(5_000, given.export_hours, 5, 0), console))
+    named = {one.name: one for one in mix}
     figures = {
         "job_list_p99_ms": named["job list"].p99_ms,
-        "job_list_per_second": named["job list"].per_second,
-        "job_search_p99_ms": named["job list by name"].p99_ms,
         "meter_month_p99_ms": named["a meter's month"].p99_ms,
-        "meter_month_per_second": named["a meter's month"].per_second,
+        "job_search_p99_ms": named["job list by name"].p99_ms,
         "meter_search_p99_ms": named["meter search"].p99_ms,
+        "mixed_requests_per_second": MIXED_PER_SECOND,
+        "job_list_per_second": alone[0].per_second,
+        "meter_month_per_second": alone[2].per_second,
+        **exports,
     }
     print(json.dumps({name: round(value, 1) for name, value in figures.items()}))  # noqa: T201 - the bench's answer
+
+
+def show(console: Console, title: str, results: list[Result]) -> None:
+    """Print a table."""
+    table = Table("request", "p50 ms", "p99 ms", "max ms", "requests/s", title=title)
+    for one in results:
+        table.add_row(one.name, *(f"{value:,.1f}" for value in (one.p50_ms, one.p99_ms, one.most_ms, one.per_second)))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import asyncpg
 
-from services.core.times import ceil_to, floor_to
+from services.core.times import ceil_to
 from services.platform.postgres import Connection
 
 _MOST_STARTS = 512
 _FEW_METERS = 100
-_DAY = timedelta(days=1)
+_MOST_PROBES = 20_000
+"""So many times at most one statement looks for a meter at a start."""
 _LOWEST_ID = -(2**31)
 
 
@@ -66,6 +67,11 @@ class Wanted:
     after: tuple[datetime, int] | None
     limit: int
 
+    @property
+    def is_of_few(self) -> bool:
+        """Tell whether so few meters are asked for that each is looked up at each start."""
+        return self.meter_ids is not None and len(self.meter_ids) <= _FEW_METERS
+
 
 _NAMES = """
 JOIN meter t ON t.meter_id = m.meter_id
@@ -80,11 +86,13 @@ JOIN LATERAL (
 """
 # The same by periods that are made once, for few meters with many windows each.
 _PERIODS = """
-WITH c AS MATERIALIZED (
+WITH t AS MATERIALIZED (
+    SELECT meter_id, meter_type, utility FROM meter WHERE meter_id = ANY ({meters})
+), c AS MATERIALIZED (
     SELECT meter_id, name, unit, site_id, valid_from,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from) AS valid_until
     FROM (SELECT DISTINCT ON (meter_id, valid_from) * FROM meter_configuration
-          WHERE meter_id = ANY ({meters}::int[]) ORDER BY meter_id, valid_from, revision DESC) newest
+          WHERE meter_id = ANY ({meters}) ORDER BY meter_id, valid_from, revision DESC) newest
 ), s AS MATERIALIZED (
     SELECT site_id, name, valid_from,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY site_id ORDER BY valid_from) AS valid_until
@@ -93,7 +101,7 @@ WITH c AS MATERIALIZED (
 )
 """
 _NAMES_OF_PERIODS = """
-JOIN meter t ON t.meter_id = m.meter_id
+JOIN t ON t.meter_id = m.meter_id
 JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.window_start < c.valid_until
 JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
 """
@@ -101,13 +109,20 @@ _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7
 """
+# Of many meters whole stretches are read.
+_STRETCH = "(SELECT * FROM {table} WHERE {time} = ANY ({starts}) AND {condition})"
+# Few meters are looked up start by start. Given a list, PostgreSQL would weigh every start against every partition
+# before it begins, which takes several times as long as reading; here it weighs but the first and the last.
+_EACH_START = """(SELECT one.* FROM unnest({starts}) AS start CROSS JOIN LATERAL (
+    SELECT * FROM {table}
+    WHERE {time} = start AND {time} >= {first}::timestamptz AND {time} <= {last}::timestamptz AND {condition}
+    OFFSET 0) AS one)"""
 _MEASUREMENTS = """
 {periods}
 SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name, m.intervals_present,
        m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
-FROM measurement m {closing} {names}
-WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND m.organization_id = $3 {meters}
-  AND ($4::int[] IS NULL OR c.site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
+FROM {source} m {closing} {names}
+WHERE ($4::int[] IS NULL OR c.site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
 ORDER BY m.window_start, m.meter_id LIMIT {limit}
 """
 _READINGS = """
@@ -159,19 +174,21 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     """
     more: list[object] = []
     closing, revision, meters, periods = "", "9223372036854775807", "", ""
+    condition = "resolution_minutes = $1 AND organization_id = $3"
     if wanted.as_of is not None:
         closing, revision = _CLOSING, "w.catalog_revision"
         buckets = await connection.fetchval("SELECT coalesce(max(bucket), 0) + 1 FROM window_frontier")
         more = [wanted.as_of, buckets]
     if wanted.meter_ids is not None:
         more.append(list(wanted.meter_ids))
-        meters = f"AND m.meter_id = ANY (${6 + len(more)}::int[])"
+        meters = f"${6 + len(more)}::int[]"
+        condition += f" AND meter_id = ANY ({meters})"
     names = _NAMES.format(revision=revision)
-    if wanted.meter_ids is not None and len(wanted.meter_ids) <= _FEW_METERS and wanted.as_of is None:
-        names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=f"${6 + len(more)}")
-    query = _MEASUREMENTS.format(
-        periods=periods, closing=closing, names=names, meters=meters, limit=f"${7 + len(more)}"
-    )
+    if wanted.is_of_few and wanted.as_of is None:
+        names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=meters)
+    place = 7 + len(more)
+    source = _source(wanted, "measurement", "window_start", "$2", condition, place + 1)
+    query = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, source=source, limit=f"${place}")
     rows: list[asyncpg.Record] = []
     for starts in _batches(wanted):
         if len(rows) >= wanted.limit:
@@ -179,21 +196,19 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
         rows += await connection.fetch(
             query,
             *(resolution_minutes, starts, wanted.organization_id, _ints(wanted.site_ids), *_after(wanted)),
-            *(*more, wanted.limit - len(rows)),
+            *(*more, wanted.limit - len(rows), *_ends(wanted, starts)),
         )
     return [MeasurementRow(*row) for row in rows]
 
 
 async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:
     """Return the newest version of each reading (as known at `as_of`) by (time, meter), at most `limit`."""
-    one = "SELECT * FROM {table} WHERE measured_at = ANY ($1::timestamptz[]) AND meter_id = ANY ($2::int[]) {known}"
-    versions = one.format(table="reading", known="")
-    more: list[object] = []
+    tables, condition, more = ["reading"], "meter_id = ANY ($2::int[])", list[object]()
     if wanted.as_of is not None:
-        more = [wanted.as_of]
-        both = (one.format(table=table, known="AND arrived_at <= $7") for table in ("reading", "reading_superseded"))
-        versions = " UNION ALL ".join(both)
-    query = _READINGS.format(versions=versions)
+        tables, more = ["reading", "reading_superseded"], [wanted.as_of]
+        condition += " AND arrived_at <= $7"
+    sources = (_source(wanted, table, "measured_at", "$1", condition, 7 + len(more)) for table in tables)
+    query = _READINGS.format(versions=" UNION ALL ".join(sources))
     rows: list[asyncpg.Record] = []
     meter_ids = list(wanted.meter_ids or [])
     for starts in _batches(wanted):
@@ -201,27 +216,41 @@ async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:
             break
         rows += await connection.fetch(
             query,
-            *(starts, meter_ids, *_after(wanted), _ints(wanted.site_ids), wanted.limit - len(rows), *more),
+            *(starts, meter_ids, *_after(wanted), _ints(wanted.site_ids), wanted.limit - len(rows)),
+            *(*more, *_ends(wanted, starts)),
         )
     return [ReadingRow(*row) for row in rows]
 
 
-def _batches(wanted: Wanted) -> Iterator[list[datetime]]:
-    """Yield the starts that are asked for, each time twice as many; of few meters those of a day, in one partition.
+def _source(wanted: Wanted, table: str, time: str, starts: str, condition: str, first: int) -> str:
+    """Return how the table is read; `first`: the number of the first parameter of `_ends`."""
+    form = _EACH_START if wanted.is_of_few else _STRETCH
+    array = f"{starts}::timestamptz[]"
+    return form.format(
+        table=table, time=time, starts=array, condition=condition, first=f"${first}", last=f"${first + 1}"
+    )
 
-    PostgreSQL weighs every start against every partition before it begins, so starts of many days cost more to plan
-    than to read.
-    """
+
+def _ends(wanted: Wanted, starts: Sequence[datetime]) -> Sequence[datetime]:
+    """Return the further parameters of the way that the table is read."""
+    return (starts[0], starts[-1]) if wanted.is_of_few else ()
+
+
+def _batches(wanted: Wanted) -> Iterator[list[datetime]]:
+    """Yield the starts that are asked for, each time twice as many; of few meters at once as many as fill a page."""
     first = wanted.start if wanted.after is None else max(wanted.start, wanted.after[0])
-    start, count = ceil_to(first, wanted.step), 1
-    is_by_day = wanted.meter_ids is not None and len(wanted.meter_ids) <= _FEW_METERS
+    start, count, most = ceil_to(first, wanted.step), 1, _MOST_STARTS
+    if wanted.is_of_few:
+        meters = max(1, len(wanted.meter_ids or ()))
+        most = _MOST_PROBES // meters
+        count = min(most, wanted.limit // meters + 1)
     while start < wanted.until:
-        end = min(wanted.until, floor_to(start, _DAY) + _DAY if is_by_day else start + count * wanted.step)
+        end = min(wanted.until, start + count * wanted.step)
         batch = [start]
         while (start := start + wanted.step) < end:
             batch.append(start)
         yield batch
-        count = min(2 * count, _MOST_STARTS)
+        count = min(2 * count, most)
 
 
 def _after(wanted: Wanted) -> tuple[datetime, int]:

@@ -40,6 +40,7 @@ async def export(settings: ExportsSettings, health: Health, stopping: asyncio.Ev
     limits = Limits(
         settings.export_slice_seconds,
         timedelta(seconds=settings.export_lease_seconds),
+        settings.export_step_seconds,
         settings.export_rest_share,
         settings.export_tries,
         timedelta(hours=settings.export_kept_hours),

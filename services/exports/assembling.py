@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
 
 from services.core.manual_export import ExportFormat, file_name
@@ -50,16 +51,26 @@ def assemble(store: ObjectStore, export: Export, chunks: Sequence[Chunk], stoppi
 
 
 def _verified(store: ObjectStore, export: Export, chunks: Sequence[Chunk], stopping: Event) -> Iterator[bytes]:
-    for chunk in chunks:
-        if stopping.is_set():
-            raise AssemblyStopped
-        try:
-            content = b"".join(store.read(export.chunk_name(chunk.chunk, chunk.epoch)))
-        except ObjectMissingError as error:
-            raise ChunkBrokenError(f"chunk {chunk.chunk} is gone") from error
-        if hashlib.sha256(content).digest() != chunk.sha256:
-            raise ChunkBrokenError(f"chunk {chunk.chunk} has other bytes than were put")
-        yield content
+    """Yield what each chunk holds. The next is read while the one before is written."""
+    with ThreadPoolExecutor(1) as reading_ahead:
+        following: Future[bytes] | None = None
+        for place, chunk in enumerate(chunks):
+            if stopping.is_set():
+                raise AssemblyStopped
+            content = _read(store, export, chunk) if following is None else following.result()
+            is_last = place + 1 == len(chunks)
+            following = None if is_last else reading_ahead.submit(_read, store, export, chunks[place + 1])
+            yield content
+
+
+def _read(store: ObjectStore, export: Export, chunk: Chunk) -> bytes:
+    try:
+        content = store.get(export.chunk_name(chunk.chunk, chunk.epoch))
+    except ObjectMissingError as error:
+        raise ChunkBrokenError(f"chunk {chunk.chunk} is gone") from error
+    if hashlib.sha256(content).digest() != chunk.sha256:
+        raise ChunkBrokenError(f"chunk {chunk.chunk} has other bytes than were put")
+    return content
 
 
 class _Hashing:

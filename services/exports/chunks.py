@@ -1,6 +1,7 @@
 """One chunk: the rows of a stretch of windows, as the readings are in one snapshot of each of its statements."""
 
 import asyncio
+import time
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -8,14 +9,12 @@ from typing import NamedTuple
 from services.core.registers import DEFAULT_LARGEST_SHARE
 from services.core.times import ceil_to
 from services.exports.assembling import put_chunk
-from services.exports.model import Claim, Export
+from services.exports.model import Chunk, Claim, Export
 from services.exports.register_lookup import registers_before
 from services.exports.rows_sql import (
-    DELIMITERS,
     KEPT_FROM,
     NEXT_TIME,
     PLAN_FOR_THE_CHUNK,
-    QUOTES,
     rows_from_readings,
     rows_from_windows,
 )
@@ -40,7 +39,16 @@ class Made(NamedTuple):
     position: datetime
     row_count: int
     byte_count: int
+    computing_seconds: float
+    """How long the database was at work on it."""
     is_cancelled: bool = False
+
+
+def _chunk_at(export: Export, position: datetime) -> tuple[int, datetime]:
+    """Return the number of the chunk that begins at a position, and where it ends."""
+    wanted, step = export.wanted, timedelta(minutes=export.chunk_minutes)
+    number = (position - wanted.start) // step
+    return number, min(wanted.start + (number + 1) * step, wanted.end)
 
 
 class _Span(NamedTuple):
@@ -58,63 +66,88 @@ class ChunkMaker:
         self._objects = objects
         self._clock = clock
 
-    async def make_next(self, claim: Claim, export: Export) -> Made:
-        """Make the next chunk, and record it with where the one after it begins, in one transaction."""
-        wanted = export.wanted
-        step = timedelta(minutes=export.chunk_minutes)
-        number = (export.position - wanted.start) // step
-        end = min(wanted.start + (number + 1) * step, wanted.end)
+    async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0) -> Made:
+        """Make the next chunk, and further ones until so many seconds have passed.
+
+        They are recorded with where the one after them begins, in one transaction. While a chunk is computed, the one
+        before it is put into the store.
+        """
+        ends = time.monotonic() + seconds
         async with transaction(self._pool) as connection:
             await connection.execute(f"SET LOCAL application_name = '{APPLICATION_NAME}'")
             if await self._store.own(connection, claim):
-                return Made(export.position, 0, 0, is_cancelled=True)
+                return Made(export.position, 0, 0, 0.0, is_cancelled=True)
             # Retention drops no day while we look at it.
             await connection.execute("LOCK TABLE reading, reading_superseded, measurement IN ACCESS SHARE MODE")
             kept_from: datetime | None = await connection.fetchval(KEPT_FROM)
-            lines = bytearray()
-            row_count = 0
-            for span in _spans(export, export.position, end, kept_from):
-                row_count += await self._rows(connection, export, span, kept_from, lines)
-            position = end if row_count else await _next_position(connection, export, end, step)
-            made = None
-            if row_count:
-                content = bytes(lines)
-                lines.clear()
-                made = await asyncio.to_thread(
-                    put_chunk, self._objects, export, number, claim.epoch, content, row_count
-                )
-                crash_point("exports.before_commit")
-            await self._store.advance(connection, claim, position, made, self._clock.now())
+            position, computing, chunks = export.position, 0.0, list[Chunk]()
+            putting: asyncio.Task[Chunk] | None = None
+            try:
+                while True:
+                    began = time.monotonic()
+                    number, end = _chunk_at(export, position)
+                    row_count, lines = await self._chunk(connection, export, position, end, kept_from)
+                    position = end if row_count else await _next_position(connection, export, end)
+                    computing += time.monotonic() - began
+                    if putting is not None:
+                        chunks.append(await putting)
+                        putting = None
+                    if row_count:
+                        putting = asyncio.create_task(
+                            asyncio.to_thread(put_chunk, self._objects, export, number, claim.epoch, lines, row_count)
+                        )
+                    # Held no longer than until it is in the store.
+                    del lines
+                    if position >= export.wanted.end or time.monotonic() >= ends:
+                        break
+                if putting is not None:
+                    chunks.append(await putting)
+            except BaseException:
+                if putting is not None:
+                    await asyncio.gather(putting, return_exceptions=True)
+                raise
+            crash_point("exports.before_commit")
+            await self._store.advance(connection, claim, position, chunks, self._clock.now())
         crash_point("exports.after_commit")
-        return Made(position, row_count, 0 if made is None else made.byte_count)
+        rows, size = sum(one.row_count for one in chunks), sum(one.byte_count for one in chunks)
+        return Made(position, rows, size, computing)
+
+    async def _chunk(
+        self, connection: Connection, export: Export, start: datetime, end: datetime, kept_from: datetime | None
+    ) -> tuple[int, bytes]:
+        """Return how many rows a stretch has, and them as they stand in the file."""
+        found = [
+            await self._rows(connection, export, span, kept_from) for span in _spans(export, start, end, kept_from)
+        ]
+        if len(found) == 1:
+            return found[0]
+        return sum(rows for rows, _lines in found), b"".join(lines for _rows, lines in found)
 
     async def _rows(
-        self, connection: Connection, export: Export, span: _Span, kept_from: datetime | None, lines: bytearray
-    ) -> int:
-        """Add the rows of a span and return how many there are."""
+        self, connection: Connection, export: Export, span: _Span, kept_from: datetime | None
+    ) -> tuple[int, bytes]:
+        """Return how many rows a span has, and them as they stand in the file."""
         await connection.execute(PLAN_FOR_THE_CHUNK)
         if not span.from_readings:
-            return await _copy(connection, export, span, lines, rows_from_windows(export.format), [])
+            return await _fetch(connection, export, span, rows_from_windows(export.format), [])
         is_as_of = export.wanted.known_at is not None
         statement = rows_from_readings(export.format, is_selective=export.is_selective, is_as_of=is_as_of)
         minutes = []
         if export.is_selective:
             minutes = [[span.start + number * _MINUTE for number in range((span.end - span.start) // _MINUTE)]]
-        before = len(lines)
         while True:
             attempt = connection.transaction()
             await attempt.start()
-            count = await _copy(connection, export, span, lines, statement, minutes)
+            found = await _fetch(connection, export, span, statement, minutes)
             fresh = await _not_looked_up(connection, export)
             if not fresh:
                 await attempt.commit()
-                return count
+                return found
             await attempt.rollback()
             # They send registers, and nobody has asked yet what they sent before: the statement is repeated, once for
             # each chunk in which such a meter is met for the first time.
-            del lines[before:]
             assert kept_from is not None  # noqa: S101 - there are readings
-            found = await registers_before(
+            registers = await registers_before(
                 connection,
                 export.wanted.resolution_minutes,
                 fresh,
@@ -128,20 +161,18 @@ class ChunkMaker:
                 "excluded.register_value, register_at = excluded.register_at, is_looked_up = true",
                 [
                     (*export.key, meter_id, None if one is None else one.value, None if one is None else one.at)
-                    for meter_id, one in found.items()
+                    for meter_id, one in registers.items()
                 ],
             )
 
 
-async def _copy(
-    connection: Connection, export: Export, span: _Span, lines: bytearray, statement: str, minutes: list[list[datetime]]
-) -> int:
-    async def take(data: bytes) -> None:
-        lines.extend(data)
-
+async def _fetch(
+    connection: Connection, export: Export, span: _Span, statement: str, minutes: list[list[datetime]]
+) -> tuple[int, bytes]:
+    """Return how many rows there are, and them as they stand in the file."""
     wanted = export.wanted
     share: Decimal = DEFAULT_LARGEST_SHARE
-    done = await connection.copy_from_query(
+    found = await connection.fetchrow(
         statement,
         wanted.resolution_minutes,
         span.start,
@@ -156,12 +187,9 @@ async def _copy(
         wanted.known_at,
         *export.key,
         *minutes,
-        output=take,
-        format="csv",
-        delimiter=DELIMITERS[export.format],
-        quote=QUOTES[export.format],
     )
-    return int(done.split()[-1])
+    assert found is not None  # noqa: S101 - an aggregate always has a row
+    return found["row_count"], found["lines"] or b""
 
 
 async def _not_looked_up(connection: Connection, export: Export) -> list[int]:
@@ -192,7 +220,7 @@ def _day(instant: datetime | None) -> str:
     return "now" if instant is None else f"{instant:%Y-%m-%d}"
 
 
-async def _next_position(connection: Connection, export: Export, end: datetime, step: timedelta) -> datetime:
+async def _next_position(connection: Connection, export: Export, end: datetime) -> datetime:
     """Return where the next chunk begins, over the stretch in which nobody has anything."""
     wanted = export.wanted
     if end >= wanted.end:
@@ -200,4 +228,5 @@ async def _next_position(connection: Connection, export: Export, end: datetime, 
     found: datetime | None = await connection.fetchval(NEXT_TIME, wanted.resolution_minutes, end, wanted.end)
     if found is None:
         return wanted.end
+    step = timedelta(minutes=export.chunk_minutes)
     return max(end, wanted.start + (found - wanted.start) // step * step)

@@ -18,6 +18,12 @@ class ExportsSettings(ServiceSettings, ExportStoreSettings):
         60.0, ge=1, le=3_600, description="An export whose process died is taken over after this."
     )
     export_look_seconds: float = Field(1.0, gt=0, le=60, description="How often new exports are looked for.")
+    export_step_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=30,
+        description="So long a transaction begins further chunks while nobody else uses the database; else it is one.",
+    )
     export_rest_share: float = Field(
         1.0,
         ge=0,

@@ -151,24 +151,16 @@ class ExportStore:
         return cancelled
 
     async def advance(
-        self, connection: Connection, claim: Claim, position: datetime, made: Chunk | None, now: datetime
+        self, connection: Connection, claim: Claim, position: datetime, made: Sequence[Chunk], now: datetime
     ) -> None:
-        """Record a chunk, if the stretch has rows, and where the next one begins; renew the lease."""
-        if made is not None:
-            await connection.execute(
-                "INSERT INTO manual_export_chunk (organization_id, export_id, chunk, epoch, row_count, byte_count, "
-                "sha256) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                *claim.key,
-                *made,
-            )
-        await connection.execute(
-            _ADVANCE,
-            *claim.key,
-            claim.epoch,
-            position,
-            0 if made is None else made.row_count,
-            now + self._lease,
+        """Record chunks, those of stretches that have rows, and where the next one begins; renew the lease."""
+        await connection.executemany(
+            "INSERT INTO manual_export_chunk (organization_id, export_id, chunk, epoch, row_count, byte_count, sha256) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            [(*claim.key, *chunk) for chunk in made],
         )
+        row_count = sum(chunk.row_count for chunk in made)
+        await connection.execute(_ADVANCE, *claim.key, claim.epoch, position, row_count, now + self._lease)
 
     async def chunks(self, claim: Claim) -> Sequence[Chunk]:
         """Return the chunks in their order."""

@@ -22,17 +22,18 @@ from services.platform.postgres import wait_or_stop
 
 FIRST_RETRY = timedelta(seconds=1)
 LONGEST_RETRY = timedelta(minutes=5)
-_SHORT_REST_SHARE = 0.05
+_SHORT_REST_SHARE = 0.01
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a slice and a lease last, how much is rested, how often is tried, how long files are kept."""
+    """How long a slice, a lease and a transaction last, how much is rested and how often tried, how long files stay."""
 
     slice_seconds: float
     lease: timedelta
+    step_seconds: float
     rest_share: float
     tries: int
     kept: timedelta
@@ -78,6 +79,7 @@ class Worker:
 
     async def _slice(self, claim: Claim) -> None:
         ends = time.monotonic() + self._limits.slice_seconds
+        step_seconds = 0.0
         export = await self._store.load(claim)
         while True:
             if export.is_cancelled:
@@ -92,21 +94,18 @@ class Worker:
                 await self._store.release(claim, self._clock.now())
                 return
             began = time.monotonic()
-            made = await self._maker.make_next(claim, export)
+            made = await self._maker.make_next(claim, export, step_seconds)
             took = time.monotonic() - began
             EXPORT_CHUNK_SECONDS.observe(took)
             EXPORT_ROWS.inc(made.row_count)
             export = export._replace(
                 position=made.position, row_count=export.row_count + made.row_count, is_cancelled=made.is_cancelled
             )
-            await self._rest(took)
-
-    async def _rest(self, took: float) -> None:
-        """Leave the database to others: for long while they use it, for a moment anyway."""
-        share = _SHORT_REST_SHARE
-        if self._limits.rest_share > share and await self._store.others_are_busy():
-            share = self._limits.rest_share
-        await wait_or_stop(self._stopping, took * share)
+            are_busy = self._limits.rest_share > _SHORT_REST_SHARE and await self._store.others_are_busy()
+            step_seconds = 0.0 if are_busy else self._limits.step_seconds
+            # Leave the database to others: for long while they use it, for a moment anyway.
+            share = self._limits.rest_share if are_busy else _SHORT_REST_SHARE
+            await wait_or_stop(self._stopping, made.computing_seconds * share)
 
     async def _finish(self, claim: Claim, export: Export) -> None:
         chunks = await self._store.chunks(claim)

@@ -222,7 +222,7 @@ EXPORT_ROWS = Counter(
 )
 EXPORT_CHUNK_SECONDS = Histogram(
     "meterpost_export_chunk_seconds",
-    "Duration of one chunk of a manual export, from its statement to its commit.",
+    "Duration of one transaction that makes chunks of a manual export, to its commit.",
     buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )

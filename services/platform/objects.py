@@ -52,6 +52,11 @@ class ObjectStore:
         with _translated(name):
             obstore.put(self._store, _checked(name), data)
 
+    def get(self, name: str) -> bytes:
+        """Return a small object whole. Raises ObjectMissingError."""
+        with _translated(name):
+            return bytes(obstore.get(self._store, _checked(name)).bytes())
+
     def writer(self, name: str) -> "ObjectWriter":
         """Return what takes a large object piece by piece."""
         return ObjectWriter(self._store, _checked(name), self._folder)

@@ -64,6 +64,15 @@ ONE_WINDOW = Windows(
     ORDER BY meter_id DESC, valid_from DESC, revision DESC""",  # noqa: S608 - put together from constants
 )
 
+# What a pulse is worth, in Wh and in the unit of the configuration, exactly; NULL where the utility has none.
+WH_PER_PULSE = """CASE
+               WHEN utility IN ('electricity', 'heat') THEN units_per_pulse * 1000
+               WHEN utility = 'gas' THEN units_per_pulse * normalization_factor * calorific_value * 1000
+           END"""
+VOLUME_PER_PULSE = """CASE
+               WHEN utility IN ('water', 'air') THEN units_per_pulse
+               WHEN utility = 'gas' THEN units_per_pulse * normalization_factor
+           END"""
 _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
 
 # intervals_present counts the minutes that readings cover in units of what is expected, rounded down, so it equals
@@ -201,14 +210,8 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     SELECT window_start, content.meter_id, organization_id,
            (covered_minutes * coalesce(intervals_expected, $1::integer) / $1::integer)::smallint AS intervals_present,
            coalesce(intervals_expected, $1::integer)::smallint AS intervals_expected, pulses,
-           trim_scale(CASE
-               WHEN utility IN ('electricity', 'heat') THEN pulses * units_per_pulse * 1000
-               WHEN utility = 'gas' THEN pulses * units_per_pulse * normalization_factor * calorific_value * 1000
-           END) AS energy_wh,
-           trim_scale(CASE
-               WHEN utility IN ('water', 'air') THEN pulses * units_per_pulse
-               WHEN utility = 'gas' THEN pulses * units_per_pulse * normalization_factor
-           END) AS volume,
+           trim_scale(pulses * {WH_PER_PULSE}) AS energy_wh,
+           trim_scale(pulses * {VOLUME_PER_PULSE}) AS volume,
            flags::smallint AS flags, register_start, register_start_at, register_end, register_end_at
     FROM content
     JOIN meter USING (meter_id)

@@ -84,6 +84,20 @@ async def test_equals_the_model(exporting: Exporting, database_url: str, resolut
             assert export.sha256 == hashlib.sha256(content).digest()
 
 
+async def test_numbers_of_any_size_are_exact(exporting: Exporting, database_url: str) -> None:
+    """Small whole numbers are written in another way than large ones and fractions."""
+    values = [0, 1, 10**8 - 1, 10**8, 10**8 + 1, 10**12 + 7, 10**17 + 3]
+    versions = [
+        version(meter, T0 + 5 * place * MINUTE, value) for place, value in enumerate(values) for meter in UTILITIES
+    ]
+    await store_versions(database_url, versions)
+    for export_format in (ExportFormat.CSV, ExportFormat.JSON_LINES):
+        wanted = wanted_export(T0, END, 5, format=export_format)
+        rows = expected_export(versions, wanted)
+        assert len(rows) == len(versions)
+        assert await exporting.file(wanted) == rendered(rows, export_format)
+
+
 @pytest.mark.parametrize("after_minutes", [20, 90, 151])
 async def test_says_what_was_known_then(exporting: Exporting, database_url: str, after_minutes: int) -> None:
     versions = with_registers(7)

@@ -63,9 +63,9 @@ class Exporting:
         self.worker = self.worker_with()
         self.sweeper = Sweeper(self.store, self.objects, self.clock)
 
-    def worker_with(self, slice_seconds: float = 60, tries: int = 3) -> Worker:
+    def worker_with(self, slice_seconds: float = 60, tries: int = 3, step_seconds: float = 1) -> Worker:
         """Return a worker with other limits."""
-        limits = Limits(slice_seconds, timedelta(seconds=30), 0, tries, timedelta(hours=48))
+        limits = Limits(slice_seconds, timedelta(seconds=30), step_seconds, 0, tries, timedelta(hours=48))
         return Worker(self.store, self.maker, self.objects, limits=limits, clock=self.clock, stopping=self.stopping)
 
     async def ask(

@@ -62,7 +62,7 @@ class ReadingsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     cursor: Cursor | None = None
 
 
-class MeasurementShown(msgspec.Struct, frozen=True):
+class MeasurementShown(msgspec.Struct, frozen=True, gc=False):
     """A closed window of a meter; exact, not rounded. null: the utility has no such value.
 
     Power is in W, flow in the meter's unit per hour.
@@ -94,7 +94,7 @@ class Measurements(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-class ReadingShown(msgspec.Struct, frozen=True):
+class ReadingShown(msgspec.Struct, frozen=True, gc=False):
     """The newest version of a reading: pulses of the interval, or the register at its end."""
 
     measurement_time: Instant
