@@ -22,6 +22,7 @@ from services.core.schedule import ALLOWED_RESOLUTIONS_MINUTES, FREQUENCY_NAMES
 from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
 from services.platform.kafka import GroupConsumer, Record
+from services.platform.kafka_access import KafkaAccess
 from services.platform.topics import READING_TOPICS
 from tests.support.command import REPOSITORY, Meterpost
 from tests.support.polling import eventually_async
@@ -75,7 +76,7 @@ async def records_of(meterpost: Meterpost) -> dict[tuple[str, int], list[Record]
     prefix = meterpost.environment["METERPOST_TOPIC_PREFIX"]
     topics = [prefix + topic for topic in READING_TOPICS]
     servers = meterpost.environment["METERPOST_KAFKA_BOOTSTRAP_SERVERS"]
-    consumer = GroupConsumer(servers, group=f"{prefix}look", topics=topics, client="test")
+    consumer = GroupConsumer(KafkaAccess(servers), group=f"{prefix}look", topics=topics, client="test")
     await consumer.start()
     try:
         await eventually_async(lambda: len(consumer.assigned) == 16)
