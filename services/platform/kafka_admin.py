@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from services.platform.errors import Unavailable
 from services.platform.kafka import START_SECONDS, Partition
 from services.platform.kafka_access import KafkaAccess
-from services.platform.kafka_refusal import ensure_accepted, start_client
+from services.platform.kafka_refusal import refusal, start_client
 from services.platform.topics import TopicSpec
 
 
@@ -114,5 +114,6 @@ class Admin:
         except TopicAlreadyExistsError:
             raise
         except (KafkaError, OSError) as error:
-            await ensure_accepted(self._access)
-            raise Unavailable(f"Kafka does not answer {question}: {error!r}") from error
+            # It has taken us before: whatever it refuses now may be let in again.
+            reason = await refusal(self._access) or repr(error)
+            raise Unavailable(f"Kafka does not answer {question}: {reason}") from error

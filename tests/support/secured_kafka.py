@@ -61,6 +61,8 @@ class SecuredKafka(KafkaServer):
             self.certificates.server_key.read_text("ascii") + self.certificates.server.read_text("ascii"), "ascii"
         )
         self._misnamed.write_text("".join(issued_by(self.certificates.authority, authority_key, "localhost")), "ascii")
+        self.plain_password = PASSWORD
+        """What PLAIN takes from the next start on."""
         self._ports = {name: free_port() for name in LISTENERS}
         self._format_options = [
             f"--add-scram={mechanism}=[name={USER},password={PASSWORD}]" for mechanism in MECHANISMS[1:]
@@ -99,7 +101,7 @@ class SecuredKafka(KafkaServer):
         text += _PROPERTIES.format(**files)
         for listener, protocol in LISTENERS.items():
             if protocol.startswith("SASL_"):
-                text += _LOGINS.format(name=listener.lower(), user=USER, password=PASSWORD)
+                text += _LOGINS.format(name=listener.lower(), user=USER, password=self.plain_password)
         file.write_text(text, "ascii")
 
 
