@@ -174,7 +174,7 @@ class Stack:
         self.kafka.start()
         return KafkaAccess(self.kafka.bootstrap_servers)
 
-    def _kafka_environment(self, kafka: KafkaAccess) -> dict[str, str]:
+    def kafka_environment(self, kafka: KafkaAccess) -> dict[str, str]:
         """Return how the services are told of Kafka. The embedded one is in plaintext, whatever ours says."""
         told = {name: os.environ.get(name, "") if self.kafka is None else "" for name in SECURITY_VARIABLES}
         # They run in another folder than we do.
@@ -225,7 +225,7 @@ class Stack:
     def _services(self, kafka: KafkaAccess, database: str, hosted: HostedDemo) -> list[Service]:
         environment = {
             **hosted.environment,
-            **self._kafka_environment(kafka),
+            **self.kafka_environment(kafka),
             "METERPOST_DATABASE_URL": database,
             "METERPOST_TOPIC_PREFIX": self.settings.topic_prefix,
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "3",

@@ -36,6 +36,9 @@ CLIENT = "meterpost"
 _AWAY = (KafkaError, OSError, TimeoutError)
 _LOGIN_REFUSED = (SaslAuthenticationFailed, AuthenticationFailedError)
 _LOGIN_UNKNOWN = (UnsupportedSaslMechanismError, IllegalSaslStateError, AuthenticationMethodNotSupported)
+_UNPROVED = (ValueError, AssertionError)  # what the client raises where the broker's own proof is wrong
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_OF_OUR_CERTIFICATE = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_HANDSHAKE_FAILURE")
 _WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
@@ -130,15 +133,18 @@ async def _brokers(access: KafkaAccess, host: str, port: int) -> list[tuple[str,
             answer = await connection.send(MetadataRequest([]))
         finally:
             connection.close()
-    except (*_AWAY, ValueError, AssertionError) as error:
-        raise _verdict(access, f"the Kafka broker at {host}:{port}", error) from error
+    except (*_AWAY, *_UNPROVED) as error:
+        verdict = _verdict(access, f"the Kafka broker at {host}:{port}", error)
+        if verdict is None:
+            raise
+        raise verdict from error
     return [(broker[1], broker[2]) for broker in answer.brokers]
 
 
-def _verdict(access: KafkaAccess, broker: str, error: BaseException) -> BaseException:
-    """Return the sentence about it; the error itself where it says only that the broker is away."""
+def _verdict(access: KafkaAccess, broker: str, error: BaseException) -> MeterpostError | None:
+    """Return the sentence about it; None where there is nothing to say but that the broker is away."""
     cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
-    if isinstance(cause, ssl.SSLError):
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, _ENDED):
         return KafkaRefusedError(f"{broker} {_about_tls(access, cause)}")
     if access.login is not None and isinstance(error, _LOGIN_REFUSED):
         return KafkaRefusedError(
@@ -150,14 +156,14 @@ def _verdict(access: KafkaAccess, broker: str, error: BaseException) -> BaseExce
             f"{broker} does not take logins by {access.login.mechanism}: {_said(error)}. Set {MECHANISM_VARIABLE} and "
             f"{PROTOCOL_VARIABLE} as its listener has them"
         )
-    if access.login is not None and isinstance(error, ValueError | AssertionError):
+    if access.login is not None and isinstance(error, _UNPROVED) and not isinstance(error, UnicodeError):
         return KafkaRefusedError(f"{broker} does not prove that it knows the password of {access.login.username}")
-    if isinstance(error, KafkaConnectionError | ConnectionResetError):
+    if isinstance(error, (KafkaConnectionError, ConnectionResetError, *_ENDED)):
         return KafkaHangsUp(
             f"{broker} hangs up without an answer: it is ending, or its listener wants another "
             f"{PROTOCOL_VARIABLE} than {access.security_protocol}"
         )
-    return error
+    return None
 
 
 def _about_tls(access: KafkaAccess, error: ssl.SSLError) -> str:
@@ -168,7 +174,7 @@ def _about_tls(access: KafkaAccess, error: ssl.SSLError) -> str:
                 "Name it in METERPOST_KAFKA_BOOTSTRAP_SERVERS, and in its advertised.listeners, as the certificate does"
             )
         return shown + f"{CA_FILE_VARIABLE} must hold the authority that it is from"
-    if "ALERT" in str(error.reason):
+    if any(word in str(error.reason) for word in _OF_OUR_CERTIFICATE):
         return (
             f"refuses the connection by TLS ({error.reason}): it wants a certificate that it trusts, in "
             f"{CERTIFICATE_FILE_VARIABLE} and {KEY_FILE_VARIABLE}"
@@ -181,4 +187,5 @@ def _about_tls(access: KafkaAccess, error: ssl.SSLError) -> str:
 
 def _said(error: BaseException) -> str:
     """Return the broker's own words, which repeat no password."""
-    return str(error.args[0]).rstrip(".") if error.args and error.args[0] else type(error).__name__
+    words = error.args[0] if error.args else None
+    return words.rstrip(".") if isinstance(words, str) and words else type(error).__name__

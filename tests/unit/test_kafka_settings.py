@@ -1,5 +1,6 @@
 """How Kafka is reached is checked as a whole before anything starts, and no secret is in what is said about it."""
 
+import json
 import os
 import ssl
 from pathlib import Path
@@ -7,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from services.api.settings import ApiSettings
+from services.cli.places import Places
 from services.delivery.settings import DeliverySettings
 from services.ingest.settings import IngestSettings
 from services.local.certificates import ensure_certificates
+from services.local.kafka_server import KafkaServer
+from services.local.settings import LocalSettings
+from services.local.stack import Stack
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
-from services.platform.kafka_access import KafkaAccess
+from services.platform.kafka_access import KafkaAccess, SaslLogin
 from services.platform.settings import KafkaSettings, load
 from tests.support.client_certificate import make_client_certificate
 
@@ -23,7 +28,7 @@ LOGIN = {"SASL_MECHANISM": "SCRAM-SHA-256", "SASL_USERNAME": "sre", "SASL_PASSWO
 @pytest.fixture(autouse=True)
 def _nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith(PREFIX):
+        if name.startswith(("METERPOST_KAFKA_", "METERPOST_DATA_FOLDER")):
             monkeypatch.delenv(name)
 
 
@@ -134,3 +139,36 @@ def test_processes_without_kafka_need_neither_its_password_nor_its_files(monkeyp
     for kind in (IngestSettings, DeliverySettings, KafkaSettings):
         with pytest.raises(UserError, match="SASL_PASSWORD"):
             load(kind)
+
+
+def demo(folder: Path, protocol: str) -> Places:
+    (folder / "endpoints.json").write_text(json.dumps({"kafka": "127.0.0.1:1", "kafka_security_protocol": protocol}))
+    return Places(data_folder_option=folder)
+
+
+def test_the_command_takes_the_environment_s_login_but_talks_to_a_demo_s_own_kafka_in_plaintext(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(monkeypatch, SECURITY_PROTOCOL="SASL_PLAINTEXT", **LOGIN)
+    assert demo(tmp_path, "PLAINTEXT").kafka_access() == KafkaAccess("127.0.0.1:1")
+    login = SaslLogin("SCRAM-SHA-256", "sre", "geheim")
+    assert demo(tmp_path, "SASL_PLAINTEXT").kafka_access() == KafkaAccess("127.0.0.1:1", login)
+    assert Places(kafka_option="127.0.0.1:2").kafka_access() == KafkaAccess("127.0.0.1:2", login)
+    tell(monkeypatch, BOOTSTRAP_SERVERS="127.0.0.1:3")
+    assert Places().kafka_access() == KafkaAccess("127.0.0.1:3", login)
+
+
+def test_make_run_hands_the_login_to_an_existing_kafka_on_and_none_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(monkeypatch, SECURITY_PROTOCOL="SASL_SSL", **LOGIN, SSL_CA_FILE="ca.pem")
+    monkeypatch.chdir(tmp_path)
+    stack = Stack(load(LocalSettings, data_folder=tmp_path), SystemClock(), print)
+    told = stack.kafka_environment(KafkaAccess("kafka:1"))
+    assert told[PREFIX + "BOOTSTRAP_SERVERS"] == "kafka:1"
+    assert told[PREFIX + "SASL_PASSWORD"] == "geheim"
+    assert told[PREFIX + "SSL_CA_FILE"] == str(tmp_path / "ca.pem")
+    stack.kafka = KafkaServer(data_folder=tmp_path / "kafka", libraries=tmp_path)
+    for name, value in stack.kafka_environment(KafkaAccess("127.0.0.1:1")).items():
+        monkeypatch.setenv(name, value)
+    assert access() == KafkaAccess("127.0.0.1:1")
