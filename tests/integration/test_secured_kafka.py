@@ -16,6 +16,7 @@ from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.kafka_ends import partition_ends
 from services.platform.kafka_refusal import KafkaRefusedError
+from services.platform.settings import ENVIRONMENT_PREFIX
 from services.platform.topics import READINGS_BRIDGE
 from tests.support.closing import T0
 from tests.support.command import Meterpost
@@ -90,7 +91,8 @@ async def test_readings_come_by_the_command_and_leave_by_delivery_over_tls_with_
     over_both: Platform, receiver: DemoReceiver
 ) -> None:
     """What ingest, windowing (its faust shell too), delivery and the command do, none of it in plaintext."""
-    meterpost = Meterpost(over_both.folder, over_both.environment)
+    told = {name: value for name, value in over_both.environment.items() if name.startswith(ENVIRONMENT_PREFIX)}
+    meterpost = Meterpost(over_both.folder, told)
     meterpost.ok("topics", "declare", "--replay")
     for service in SERVICES:
         over_both.start(*service, environment=QUICK)
