@@ -107,7 +107,7 @@ async def running(load: Load, workers: int, look_every_seconds: float | None) ->
             "SELECT meter_id, '-infinity', 1, 'Meter ' || meter_id, 1, 'kWh', 0.001 FROM meter"
         )
         await connection.close()
-        admin = Admin(on.bootstrap_servers)
+        admin = Admin(on.kafka)
         await admin.start()
         await admin.declare(load_topics())
         await admin.stop()
@@ -122,7 +122,7 @@ async def running(load: Load, workers: int, look_every_seconds: float | None) ->
 async def measure(load: Load, workers: int, windows: int, look_every_seconds: float | None) -> dict[str, object]:
     """Run the whole bench."""
     async with running(load, workers, look_every_seconds) as on:
-        producer = Producer(on.bootstrap_servers, client="bench")
+        producer = Producer(on.kafka, client="bench")
         await producer.start()
         stopping = asyncio.Event()
         publishing = asyncio.create_task(publish(producer, load, stopping))

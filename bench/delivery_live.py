@@ -132,7 +132,7 @@ async def register(url: str, load: LiveLoad) -> list[int]:
 async def measure_live(load: LiveLoad, console: Console) -> dict[str, float]:
     """Run the platform; return how long after the cut-off runs were received."""
     async with servers() as on:
-        admin = Admin(on.bootstrap_servers)
+        admin = Admin(on.kafka)
         await admin.start()
         await admin.declare(map(for_replay, load_topics()))
         partitions = sorted(await admin.partitions(READING_TOPICS))
@@ -149,7 +149,7 @@ async def measure_live(load: LiveLoad, console: Console) -> dict[str, float]:
                 cleanup.enter_context(target.running())
                 jobs += len(await add_jobs(on, target, organizations[number :: len(receivers)], 5, 1, start))
             _start_services(on, receivers)
-            producer = Producer(on.bootstrap_servers, client="bench")
+            producer = Producer(on.kafka, client="bench")
             await producer.start()
             clock = FastClock(start, SystemClock().now().timestamp(), load.speed)
             await publish(producer, partitions, load, clock)

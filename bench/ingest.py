@@ -85,7 +85,7 @@ async def measure(load: Load, console: Console) -> dict[str, float]:
     async with servers() as on:
         await register(on.database_url, load)
         console.print(f"publishing {load.readings:,} readings")
-        readings, corrections = await publish(on.bootstrap_servers, load)
+        readings, corrections = await publish(on.kafka, load)
         console.print("measuring the limit")
         limit = await copy_limit(on.database_url, load)
         if load.stored_before:

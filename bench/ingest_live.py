@@ -104,12 +104,12 @@ async def measure(load: Load, readings_per_s: int, seconds: int) -> dict[str, fl
     """Run the whole bench."""
     async with servers() as on:
         await register(on.database_url, load)
-        admin = Admin(on.bootstrap_servers)
+        admin = Admin(on.kafka)
         await admin.start()
         await admin.declare(load_topics())
         await admin.stop()
         on.service("services.ingest")
-        producer = Producer(on.bootstrap_servers, client="bench")
+        producer = Producer(on.kafka, client="bench")
         await producer.start()
         warm_up, found, published = Latencies(), Latencies(), asyncio.Event()
         waiting = uploads(load, floor_to(SystemClock().now(), MINUTE) - timedelta(days=1))

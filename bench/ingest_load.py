@@ -18,6 +18,7 @@ from services.core.times import to_epoch_microseconds
 from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
 from services.ingest.day_partitions import day_partitions, partition_name
 from services.platform.kafka import Producer, acknowledged
+from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.partitions import create_partitions
 from services.platform.postgres import connect_pool
@@ -86,13 +87,13 @@ async def register(url: str, load: Load) -> None:
     await connection.close()
 
 
-async def publish(bootstrap_servers: str, load: Load) -> tuple[int, int]:
+async def publish(kafka: KafkaAccess, load: Load) -> tuple[int, int]:
     """Load the topic; return how many readings and how many corrections it holds."""
-    admin = Admin(bootstrap_servers)
+    admin = Admin(kafka)
     await admin.start()
     await admin.declare([for_replay(replace(topic, partitions=load.partitions)) for topic in load_topics()])
     await admin.stop()
-    producer = Producer(bootstrap_servers, client="bench")
+    producer = Producer(kafka, client="bench")
     await producer.start()
     encoder = msgspec.json.Encoder()
     readings = corrections = 0

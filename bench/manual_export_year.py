@@ -118,7 +118,7 @@ async def measure(days: int, readings_per_s: int, seconds: int, console: Console
         await register(on.database_url, load)
         console.print(f"storing {days * 288 * SITES:,} readings")
         await fill(on.database_url, year)
-        admin = Admin(on.bootstrap_servers)
+        admin = Admin(on.kafka)
         await admin.start()
         await admin.declare(load_topics())
         await admin.stop()
@@ -129,7 +129,7 @@ async def measure(days: int, readings_per_s: int, seconds: int, console: Console
         console.print("exporting a tenth")
         tenth = await export(pool, WantedExport(year.start, year.start + days / 10 * DAY, 5), ORGANIZATION_ID)
         tenth_megabytes = peak_megabytes(worker.pid or 0)
-        producer = Producer(on.bootstrap_servers, client="bench")
+        producer = Producer(on.kafka, client="bench")
         await producer.start()
         waiting = uploads(load, floor_to(now, MINUTE) - DAY)
         pace = readings_per_s / load.per_record

@@ -13,6 +13,7 @@ from services.local.kafka_server import KafkaServer
 from services.local.postgres_server import PostgresServer
 from services.local.processes import ChildProcess
 from services.local.settings import REPOSITORY
+from services.platform.kafka_access import KafkaAccess
 from services.platform.migrations import upgrade_async
 
 
@@ -24,6 +25,11 @@ class Servers:
     database_url: str
     folder: Path
     services: list[ChildProcess] = field(default_factory=list)
+
+    @property
+    def kafka(self) -> KafkaAccess:
+        """How the broker is reached."""
+        return KafkaAccess(self.bootstrap_servers)
 
     def service(self, module: str, *arguments: str, **environment: str) -> ChildProcess:
         """Start a service; it ends with the servers, at the latest."""

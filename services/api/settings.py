@@ -12,6 +12,8 @@ from services.platform.settings import ServiceSettings
 class ApiSettings(ServiceSettings, SecretSettings, ExportStoreSettings):
     """What the API needs beside PostgreSQL. It speaks plain HTTP: TLS is ended before it."""
 
+    uses_kafka = False
+
     api_host: str = Field("127.0.0.1", description="Where the API listens.")
     api_port: int = Field(8081, ge=0, le=65535, description="Port of the API; 0 takes a free one.")
     api_public_url: str = Field(

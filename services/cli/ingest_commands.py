@@ -35,7 +35,7 @@ async def status(session: Session) -> None:
     # The log is looked at last: it is then nowhere shorter than what is stored.
     async with session.admin() as admin:
         partitions = await admin.partitions(topics)
-    ends = await partition_ends(session.places.kafka().address, partitions, deadline_s=_DEADLINE_S)
+    ends = await partition_ends(session.places.kafka_access(), partitions, deadline_s=_DEADLINE_S)
     show_status(session.answer, partition_statuses(ends, progress, gaps), gaps, allowances)
 
 
@@ -59,7 +59,7 @@ async def accept_gap_(
             gap = await open_gap(connection, key)
         if gap is None:
             raise UserError(f"ingest has found no gap in {partition} that waits for a decision")
-        ends = await partition_ends(session.places.kafka().address, [key], deadline_s=_DEADLINE_S)
+        ends = await partition_ends(session.places.kafka_access(), [key], deadline_s=_DEADLINE_S)
         to_offset = ends[key].first_offset
         if to_offset <= gap.from_offset:
             raise UserError(

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from services.platform.errors import UserError
 from services.platform.export_store import EXPORT_STORE_VARIABLE, ExportStoreSettings
 from services.platform.hosted import HostedFolder, HostedFolderSettings
+from services.platform.kafka_access import KafkaAccess
 from services.platform.objects import ObjectStore
 from services.platform.secrets import SecretSettings, Vault
-from services.platform.settings import load
+from services.platform.settings import KafkaSettings, load
 
 DATA_FOLDER_VARIABLE = "METERPOST_DATA_FOLDER"
 DATABASE_VARIABLE = "METERPOST_DATABASE_URL"
@@ -32,6 +33,7 @@ class Place:
 
     address: str
     told_by: str
+    is_of_a_demo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,20 @@ class Places:
     def kafka(self) -> Place:
         """Return the brokers, host:port and comma-separated. Raises UserError where nobody tells them."""
         return self._find("Kafka", "--kafka", self.kafka_option, KAFKA_VARIABLE, "kafka")
+
+    def kafka_access(self) -> KafkaAccess:
+        """Return how Kafka is reached: as the environment says, and in plaintext where a demo says so. Blocks.
+
+        Raises UserError.
+        """
+        place = self.kafka()
+        if place.is_of_a_demo and self._demo_protocol() == "PLAINTEXT":
+            return KafkaAccess(place.address)
+        return load(KafkaSettings, kafka_bootstrap_servers=place.address).kafka_access()
+
+    def _demo_protocol(self) -> str:
+        file = self._endpoints_file()
+        return str(_read(file).get("kafka_security_protocol", "")) if file else ""
 
     def database(self) -> Place:
         """Return the database's URL. Raises UserError where nobody tells it."""
@@ -134,8 +150,10 @@ class Places:
             )
         supervisor_pid = content.get("supervisor_pid")
         if isinstance(supervisor_pid, int) and not _is_running(supervisor_pid):
-            return Place(found, f"{file}, but the demo that wrote it does not seem to run any more: start `make run`")
-        return Place(found, f"{file}, which a demo wrote: does `make run` still run?")
+            return Place(
+                found, f"{file}, but the demo that wrote it does not seem to run any more: start `make run`", True
+            )
+        return Place(found, f"{file}, which a demo wrote: does `make run` still run?", True)
 
     def _endpoints_file(self) -> Path | None:
         told = self.data_folder_option or os.environ.get(DATA_FOLDER_VARIABLE)

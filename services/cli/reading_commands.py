@@ -186,7 +186,7 @@ async def _look(session: Session) -> _Topics:
         kinds = set((await admin.time_types(names)).values())
     if len(kinds) > 1:
         raise UserError(f"{names[0]} and {names[1]} take their times in different ways; declare both alike")
-    newest = await newest_time(session.places.kafka().address, partitions, deadline_s=_DEADLINE_S)
+    newest = await newest_time(session.places.kafka_access(), partitions, deadline_s=_DEADLINE_S)
     return _Topics(partitions, kinds == {"CreateTime"}, newest)
 
 

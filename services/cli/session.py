@@ -79,11 +79,14 @@ class Session:
     async def admin(self) -> AsyncIterator["Admin"]:
         """Lend an admin client of Kafka. Raises Unavailable."""
         from services.platform.kafka_admin import Admin  # noqa: PLC0415 - most commands need no Kafka
+        from services.platform.kafka_refusal import KafkaHangsUp  # noqa: PLC0415 - as above
 
         place = self.places.kafka()
-        admin = Admin(place.address)
+        admin = Admin(self.places.kafka_access())
         try:
             await admin.start()
+        except KafkaHangsUp as error:
+            raise Unavailable(f"Kafka does not answer at {place.address} (told by {place.told_by}): {error}") from error
         except (Unavailable, ValueError) as error:
             raise Unavailable(f"Kafka does not answer at {place.address} (told by {place.told_by})") from error
         try:
@@ -96,7 +99,7 @@ class Session:
         """Lend a producer. Raises Unavailable."""
         from services.platform.kafka import Producer  # noqa: PLC0415 - most commands need no Kafka
 
-        producer = Producer(self.places.kafka().address, client="meterpost")
+        producer = Producer(self.places.kafka_access(), client="meterpost")
         await producer.start()
         try:
             yield producer

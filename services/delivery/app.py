@@ -72,6 +72,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     transport = TRANSPORTS[name](means)
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
+    listening.add_done_callback(lambda _task: stopping.set())  # told to stop, or Kafka refuses us: nobody waits for it
     poster = Poster(pool, settings.vault(), means)
     notifier = Notifier(pool, Mailer(settings), poster, installation_id, clock)
     notifying = asyncio.create_task(notifier.run(patience))
@@ -89,6 +90,8 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         await poster.aclose()
         await transport.aclose()
         pool.terminate()
+    if not listening.cancelled():
+        listening.result()
 
 
 def build(

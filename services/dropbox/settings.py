@@ -10,6 +10,8 @@ from services.platform.settings import ServiceSettings
 class DropboxSettings(ServiceSettings):
     """What the hosted folder needs beside PostgreSQL."""
 
+    uses_kafka = False
+
     dropbox_folder: Path = Field(
         Path("dropbox"), description="Where files and host keys are kept; one process at a time serves it."
     )

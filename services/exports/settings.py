@@ -9,6 +9,8 @@ from services.platform.settings import ServiceSettings
 class ExportsSettings(ServiceSettings, ExportStoreSettings):
     """What the worker needs beside PostgreSQL; it talks to no broker."""
 
+    uses_kafka = False
+
     export_kept_hours: float = Field(48.0, gt=0, le=24 * 366, description="How long a finished file is kept.")
     export_concurrency: int = Field(1, ge=1, le=8, description="Exports that one process works on at a time.")
     export_slice_seconds: float = Field(

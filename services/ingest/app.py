@@ -30,6 +30,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     """Run ingest until told to stop."""
     patience = Patience(health, stopping)
     url = settings.database_url.get_secret_value()
+    kafka = settings.kafka_access()
     topics = (settings.topic(READINGS_BRIDGE), settings.topic(READINGS_LOGGER))
     try:
         pool = await patience.postgres(
@@ -40,14 +41,14 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     keep = timedelta(days=settings.raw_retention_days + settings.raw_retention_margin_days)
     keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep, settings.keep_rejected).run(stopping))
     standing = Standing(settings.instance)
-    telling = asyncio.create_task(standing.run(settings.kafka_bootstrap_servers, pool, topics))
-    producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
+    telling = asyncio.create_task(standing.run(kafka, pool, topics))
+    producer = Producer(kafka, client=settings.instance)
     try:
         await patience.kafka(producer.start)
         ticked = await _ticked_topics(settings, topics, patience)
         while not stopping.is_set():
             consumer = GroupConsumer(
-                settings.kafka_bootstrap_servers,
+                settings.kafka_access(),
                 group=settings.group("ingest"),
                 topics=topics,
                 client=settings.instance,
@@ -96,7 +97,7 @@ async def _ticked_topics(settings: IngestSettings, topics: tuple[str, ...], pati
     """Return the topics on whose idle partitions we append ticks."""
     if settings.ticks != "auto":
         return frozenset(topics if settings.ticks == "on" else ())
-    admin = Admin(settings.kafka_bootstrap_servers)
+    admin = Admin(settings.kafka_access())
     await patience.kafka(admin.start)
     try:
         types = await patience.kafka(lambda: admin.time_types(topics))

@@ -14,6 +14,7 @@ from services.ingest.batch import Position
 from services.ingest.progress_queries import gaps_of
 from services.platform.errors import MeterpostError
 from services.platform.kafka import Partition
+from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_ends import PartitionEnd, partition_ends
 from services.platform.metrics import (
     INGEST_END,
@@ -66,15 +67,13 @@ class Standing:
         if position.watermark is not None:
             INGEST_WATERMARK.labels(*_labels(partition)).set((position.watermark - EPOCH).total_seconds())
 
-    async def run(self, bootstrap_servers: str, pool: Pool, topics: Iterable[str]) -> None:
+    async def run(self, kafka: KafkaAccess, pool: Pool, topics: Iterable[str]) -> None:
         """Look again and again at the log's ends and at the gaps, until cancelled."""
         wanted = list(topics)
         while True:
             try:
                 if self._positions:
-                    self._compare(
-                        await partition_ends(bootstrap_servers, list(self._positions), deadline_s=DEADLINE_SECONDS)
-                    )
+                    self._compare(await partition_ends(kafka, list(self._positions), deadline_s=DEADLINE_SECONDS))
                 async with transaction(pool) as connection:
                     gaps = await gaps_of(connection, wanted)
             except (MeterpostError, asyncpg.PostgresError) as error:

@@ -44,7 +44,7 @@ def main() -> int:
         return asyncio.run(_run(stack, console))
     except (LocalServerError, MeterpostError) as error:
         print(f"meterpost: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except Exception as error:  # noqa: BLE001 - a person gets a sentence, the file the rest
         file = settings.data_folder / "crash.log"
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

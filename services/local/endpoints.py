@@ -18,6 +18,8 @@ class Endpoints:
 
     kafka: str
     database: str = field(repr=False)
+    kafka_security_protocol: str = "PLAINTEXT"
+    """With another one the environment tells the login and the certificates: they are in no file of ours."""
     receiver_url: str = ""
     receiver_ca_file: Path = Path()
     receiver_folder: Path = Path()
@@ -40,6 +42,7 @@ class Endpoints:
         return {
             "supervisor_pid": os.getpid(),
             "kafka": self.kafka,
+            "kafka_security_protocol": self.kafka_security_protocol,
             "topic_prefix": self.topic_prefix,
             "api": {"url": self.api_url, "client_file": str(self.api_client_file)},
             "database": self.database,

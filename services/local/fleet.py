@@ -143,8 +143,8 @@ async def main(settings: FleetSettings, health: Health, stopping: asyncio.Event)
     """Run the fleet until told to stop."""
     patience = Patience(health, stopping)
     url = settings.database_url.get_secret_value()
-    producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
-    admin = Admin(settings.kafka_bootstrap_servers)
+    kafka = settings.kafka_access()
+    producer, admin = Producer(kafka, client=settings.instance), Admin(kafka)
     topics = [settings.topic(name) for name in READING_TOPICS]
     try:
         pool = await patience.postgres(lambda: connect_pool(url, max_size=1))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
@@ -64,6 +65,7 @@ class KafkaServer(EmbeddedServer):
     """One broker, its own controller; it keeps the records."""
 
     _data = "Kafka's data"
+    _format_options: Sequence[str] = ()
 
     def __init__(
         self, *, data_folder: Path, libraries: Path, port: int | None = None, ending: Event | None = None
@@ -131,7 +133,7 @@ class KafkaServer(EmbeddedServer):
 
     def _run_format(self, java: str) -> None:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
-        arguments = ["format", f"--cluster-id={cluster_id}", "--config=format.properties"]
+        arguments = ["format", f"--cluster-id={cluster_id}", "--config=format.properties", *self._format_options]
         try:
             run_program(
                 [*self._java_command(java, "-XX:TieredStopAtLevel=1"), "kafka.tools.StorageTool", *arguments],

@@ -30,11 +30,12 @@ from services.local.settings import LocalSettings
 from services.local.supervised import Service, stop_all
 from services.platform.clock import Clock
 from services.platform.export_store import EXPORT_STORE_VARIABLE, folder_url
+from services.platform.kafka_access import SECURITY_VARIABLES, KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
 from services.platform.secrets import SecretSettings, Vault, ensure_key_file
-from services.platform.settings import ENVIRONMENT_PREFIX, load
+from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings, load
 from services.platform.topics import for_replay, load_topics
 
 READY_TIMEOUT_S = 60.0
@@ -110,7 +111,8 @@ class Stack:
             service.process.start()
         await self._until_ready()
         self.endpoints = Endpoints(
-            kafka=kafka,
+            kafka=kafka.bootstrap_servers,
+            kafka_security_protocol=kafka.security_protocol,
             database=database,
             receiver_url=url,
             receiver_ca_file=certificates.authority,
@@ -163,13 +165,21 @@ class Stack:
                     events.append(f"{name} did not start: {error}")
         return events
 
-    def _start_kafka(self) -> str:
-        if self.settings.kafka_bootstrap_servers is not None:
-            return self.settings.kafka_bootstrap_servers
+    def _start_kafka(self) -> KafkaAccess:
+        address = self.settings.kafka_bootstrap_servers
+        if address is not None:
+            return load(KafkaSettings, kafka_bootstrap_servers=address).kafka_access()
         libraries = ensure_kafka_libraries(ending=self.ending)
         self.kafka = KafkaServer(data_folder=self.folder / "kafka", libraries=libraries, ending=self.ending)
         self.kafka.start()
-        return self.kafka.bootstrap_servers
+        return KafkaAccess(self.kafka.bootstrap_servers)
+
+    def kafka_environment(self, kafka: KafkaAccess) -> dict[str, str]:
+        """Return how the services are told of Kafka. The embedded one is in plaintext, whatever ours says."""
+        told = {name: os.environ.get(name, "") if self.kafka is None else "" for name in SECURITY_VARIABLES}
+        # They run in another folder than we do.
+        files = {name: str(Path(file).absolute()) for name, file in told.items() if file and name.endswith("_FILE")}
+        return {"METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, **told, **files}
 
     def _start_postgres(self) -> str:
         if self.settings.database_url is not None:
@@ -178,7 +188,7 @@ class Stack:
         self.postgres.start()
         return self.postgres.url()
 
-    async def _declare_topics(self, kafka: str) -> None:
+    async def _declare_topics(self, kafka: KafkaAccess) -> None:
         """Declare topics whose readings' arrival the producer sets, so that the past can be replayed."""
         admin = Admin(kafka)
         await admin.start()
@@ -212,10 +222,10 @@ class Stack:
         ]
         return Service("receiver-https", arguments, self.folder, {}), f"https://localhost:{port}/meterpost"
 
-    def _services(self, kafka: str, database: str, hosted: HostedDemo) -> list[Service]:
+    def _services(self, kafka: KafkaAccess, database: str, hosted: HostedDemo) -> list[Service]:
         environment = {
             **hosted.environment,
-            "METERPOST_KAFKA_BOOTSTRAP_SERVERS": kafka,
+            **self.kafka_environment(kafka),
             "METERPOST_DATABASE_URL": database,
             "METERPOST_TOPIC_PREFIX": self.settings.topic_prefix,
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "3",

@@ -1,4 +1,4 @@
-"""The module that fences aiokafka (with `kafka_ends`, which only looks): safe settings once, and a typed surface.
+"""The module that fences aiokafka (with the others named `kafka_…`): safe settings once, and a typed surface.
 
 aiokafka's defaults are unsafe for us (it commits by itself and starts at the end); here nothing is committed unless
 asked, reading starts at the earliest record, and the producer is idempotent with acks=all.
@@ -23,6 +23,8 @@ from aiokafka.errors import (
 
 from services.core.times import from_epoch_milliseconds, to_epoch_milliseconds
 from services.platform.errors import MeterpostError, Unavailable
+from services.platform.kafka_access import KafkaAccess
+from services.platform.kafka_refusal import refusal, start_client
 
 TICK_HEADER = ("kind", b"tick")
 MAX_FETCH_BYTES = 8 * 1024 * 1024
@@ -88,7 +90,7 @@ class GroupConsumer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        access: KafkaAccess,
         *,
         group: str,
         topics: Iterable[str],
@@ -98,8 +100,9 @@ class GroupConsumer:
         """`session_timeout_ms`: a member that is silent for so long loses its partitions to the others."""
         self._topics = tuple(topics)
         self._assignment = _Assignment()
+        self._access = access
         self._settings = {
-            "bootstrap_servers": bootstrap_servers,
+            **access.client_settings(),
             "group_id": group,
             "client_id": client,
             "enable_auto_commit": False,
@@ -114,16 +117,15 @@ class GroupConsumer:
         self._consumer: Any = None
 
     async def start(self) -> None:
-        """Connect and join the group. Raises Unavailable where no broker answers; it may then be called again."""
+        """Connect and join the group.
+
+        Raises Unavailable where no broker answers; it may then be called again. Raises KafkaRefusedError where they
+        refuse us.
+        """
         # Made anew for each try: a client that failed to start can be neither started nor stopped again.
         consumer = AIOKafkaConsumer(**self._settings)
         consumer.subscribe(self._topics, listener=self._assignment)
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await consumer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _close(consumer, "consumer")
-            raise Unavailable(f"Kafka does not answer: {error!r}") from error
+        await start_client(self._access, consumer.start, lambda: _close(consumer, "consumer"), deadline_s=START_SECONDS)
         self._consumer = consumer
 
     async def stop(self) -> None:
@@ -212,12 +214,17 @@ class GroupConsumer:
         return end is not None and await self._consumer.position(TopicPartition(*partition)) >= end
 
     async def answers(self) -> bool:
-        """Tell whether a broker answers now."""
+        """Tell whether a broker answers now; that they refuse us, as after a change of the password, is logged."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return bool(await self._consumer._client.force_metadata_update())  # noqa: SLF001 - it has no public way
+                if await self._consumer._client.force_metadata_update():  # noqa: SLF001 - it has no public way
+                    return True
         except (KafkaError, OSError, TimeoutError):
-            return False
+            pass
+        reason = await refusal(self._access)
+        if reason is not None:
+            log.error("kafka_refuses", error=reason)
+        return False
 
     async def commit(self, next_offsets: Mapping[Partition, int]) -> None:
         """Commit to Kafka; a hint for lag tools only, so a failure is logged and forgotten."""
@@ -241,9 +248,10 @@ async def _close(client: Any, what: str) -> None:
 class Producer:
     """Publishes idempotently with acks=all."""
 
-    def __init__(self, bootstrap_servers: str, *, client: str) -> None:
+    def __init__(self, access: KafkaAccess, *, client: str) -> None:
+        self._access = access
         self._settings = {
-            "bootstrap_servers": bootstrap_servers,
+            **access.client_settings(),
             "client_id": client,
             "enable_idempotence": True,
             "acks": "all",
@@ -256,14 +264,9 @@ class Producer:
         self._broken: BaseException | None = None
 
     async def start(self) -> None:
-        """Connect. Raises Unavailable where no broker answers; it may then be called again."""
+        """Connect. Raises Unavailable where no broker answers (it may be called again), KafkaRefusedError."""
         producer = AIOKafkaProducer(**self._settings)
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await producer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _close(producer, "producer")
-            raise Unavailable(f"Kafka does not answer: {error!r}") from error
+        await start_client(self._access, producer.start, lambda: _close(producer, "producer"), deadline_s=START_SECONDS)
         self._producer = producer
 
     async def stop(self) -> None:

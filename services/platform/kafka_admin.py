@@ -11,25 +11,23 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from services.platform.errors import Unavailable
-from services.platform.kafka import Partition
+from services.platform.kafka import START_SECONDS, Partition
+from services.platform.kafka_access import KafkaAccess
+from services.platform.kafka_refusal import refusal, start_client
 from services.platform.topics import TopicSpec
 
 
 class Admin:
     """Topics: what they are, and creating those that are missing."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, access: KafkaAccess) -> None:
+        self._access = access
         self._client: AIOKafkaAdminClient | None = None
 
     async def start(self) -> None:
-        """Connect. Raises Unavailable where no broker answers."""
-        client = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap_servers, request_timeout_ms=10_000)
-        try:
-            await client.start()
-        except (KafkaError, OSError) as error:
-            await client.close()
-            raise Unavailable(f"Kafka does not answer: {error}") from error
+        """Connect. Raises Unavailable where no broker answers, KafkaRefusedError where they refuse us."""
+        client = AIOKafkaAdminClient(**self._access.client_settings(), request_timeout_ms=10_000)
+        await start_client(self._access, client.start, client.close, deadline_s=START_SECONDS)
         self._client = client
 
     async def stop(self) -> None:
@@ -116,4 +114,6 @@ class Admin:
         except TopicAlreadyExistsError:
             raise
         except (KafkaError, OSError) as error:
-            raise Unavailable(f"Kafka does not answer {question}: {error!r}") from error
+            # It has taken us before: whatever it refuses now may be let in again.
+            reason = await refusal(self._access) or repr(error)
+            raise Unavailable(f"Kafka does not answer {question}: {reason}") from error

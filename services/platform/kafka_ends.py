@@ -10,6 +10,8 @@ from aiokafka.errors import KafkaError
 
 from services.platform.errors import Unavailable
 from services.platform.kafka import Partition, stamped_at
+from services.platform.kafka_access import KafkaAccess
+from services.platform.kafka_refusal import ensure_accepted
 
 
 class PartitionEnd(NamedTuple):
@@ -21,10 +23,13 @@ class PartitionEnd(NamedTuple):
 
 
 async def partition_ends(
-    bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float
+    access: KafkaAccess, partitions: Iterable[Partition], *, deadline_s: float
 ) -> dict[Partition, PartitionEnd]:
-    """Return what the broker holds of each partition. Raises Unavailable where it does not tell in `deadline_s`."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False)
+    """Return what the broker holds of each partition.
+
+    Raises Unavailable where it does not tell in `deadline_s`, KafkaRefusedError where it refuses us.
+    """
+    consumer = AIOKafkaConsumer(**access.client_settings(), group_id=None, enable_auto_commit=False)
     newest: dict[TopicPartition, datetime] = {}
     try:
         async with asyncio.timeout(deadline_s):
@@ -40,13 +45,14 @@ async def partition_ends(
                 for tp, records in (await consumer.getmany(timeout_ms=200)).items():
                     newest[tp] = stamped_at(max(record.timestamp for record in records))
     except (KafkaError, OSError, TimeoutError) as error:
+        await ensure_accepted(access)
         raise Unavailable(f"Kafka does not hand out the last records: {error!r}") from error
     finally:
         await consumer.stop()
     return {(tp.topic, tp.partition): PartitionEnd(first[tp], end[tp], newest.get(tp)) for tp in wanted}
 
 
-async def newest_time(bootstrap_servers: str, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
+async def newest_time(access: KafkaAccess, partitions: Iterable[Partition], *, deadline_s: float) -> datetime | None:
     """Return the latest time of the partitions' last records; None where they are empty. Raises Unavailable."""
-    ends = await partition_ends(bootstrap_servers, partitions, deadline_s=deadline_s)
+    ends = await partition_ends(access, partitions, deadline_s=deadline_s)
     return max((end.newest_time for end in ends.values() if end.newest_time is not None), default=None)

@@ -99,6 +99,7 @@ async def _until_stopped(task: asyncio.Future[None], stopping: asyncio.Event, de
         return EXIT_OPERATOR_NEEDED
     if isinstance(error, MeterpostError):
         log.error("failed", error=str(error))
-        return EXIT_FAILED
+        # A server that refuses the user or the password says so only when it is asked.
+        return EXIT_BAD_SETTINGS if isinstance(error, UserError) else EXIT_FAILED
     log.error("failed", error=repr(error), exc_info=error)
     return EXIT_FAILED

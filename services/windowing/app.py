@@ -31,8 +31,8 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
     """Run windowing until told to stop."""
     patience = Patience(health, stopping)
     url = settings.database_url.get_secret_value()
-    producer = Producer(settings.kafka_bootstrap_servers, client=settings.instance)
-    admin = Admin(settings.kafka_bootstrap_servers)
+    kafka = settings.kafka_access()
+    producer, admin = Producer(kafka, client=settings.instance), Admin(kafka)
     keeping: asyncio.Task[None] | None = None
     try:
         pool = await patience.postgres(

@@ -14,10 +14,13 @@ import faust
 import msgspec
 import structlog
 from faust.app.base import BootStrategy
+from faust.auth import SASLCredentials, SSLCredentials
 
 from services.core.messages import WindowsDue
 from services.platform.errors import Unavailable
 from services.platform.kafka import MAX_POLL_INTERVAL_MS, SESSION_TIMEOUT_MS
+from services.platform.kafka_access import KafkaAccess
+from services.platform.kafka_refusal import ensure_accepted
 from services.platform.topics import INGEST_PROGRESS, WINDOWS_DUE
 from services.windowing.settings import WindowingSettings
 
@@ -38,6 +41,18 @@ class _App(faust.App):
         """Faust would make folders for tables, which we do not have, where it happens to run."""
 
 
+def _credentials(kafka: KafkaAccess) -> Any:
+    """Return faust's own form of how we log in; None: in plaintext."""
+    if kafka.login is not None:
+        return SASLCredentials(
+            username=kafka.login.username,
+            password=kafka.login.password,
+            mechanism=kafka.login.mechanism,
+            ssl_context=kafka.tls,
+        )
+    return None if kafka.tls is None else SSLCredentials(kafka.tls)
+
+
 class FaustShell:
     """One membership in the group. `failed` is done with what an agent raised, which faust itself would swallow."""
 
@@ -54,10 +69,12 @@ class FaustShell:
         self._on_due = on_due
         self._last_heard = last_heard
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._kafka = settings.kafka_access()
         self._app = _App(
             settings.group("windowing"),
             loop=asyncio.get_running_loop(),
-            broker=";".join(f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")),
+            broker=";".join(f"kafka://{server.strip()}" for server in self._kafka.bootstrap_servers.split(",")),
+            broker_credentials=_credentials(self._kafka),
             broker_client_id=settings.instance,
             broker_session_timeout=SESSION_TIMEOUT_MS / 1000,
             broker_heartbeat_interval=SESSION_TIMEOUT_MS / 4000,
@@ -89,8 +106,8 @@ class FaustShell:
     async def run(self, stopping: asyncio.Event) -> None:
         """Take part until told to stop.
 
-        Raises Unavailable where Kafka is away or faust gave up; a new shell may then be tried. Raises what an agent
-        raised.
+        Raises Unavailable where Kafka is away or faust gave up; a new shell may then be tried. Raises KafkaRefusedError
+        where Kafka refuses us, and what an agent raised.
         """
         try:
             await self._start()
@@ -99,6 +116,8 @@ class FaustShell:
             await self._stop()
 
     async def _start(self) -> None:
+        if self._kafka.is_secured:
+            await ensure_accepted(self._kafka)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._app.start()

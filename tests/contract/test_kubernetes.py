@@ -25,7 +25,7 @@ from services.ingest.settings import IngestSettings
 from services.platform.export_store import ExportStoreSettings
 from services.platform.hosted import HostedFolderSettings
 from services.platform.secrets import SecretSettings
-from services.platform.settings import ENVIRONMENT_PREFIX
+from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings
 from services.windowing.settings import WindowingSettings
 from tests.support.compose import REPOSITORY, image_environment
 
@@ -72,6 +72,12 @@ def main_container(workload: Manifest) -> Manifest:
     assert container["name"] == "meterpost"
     found: Manifest = container
     return found
+
+
+def kafka_environment(workload: Manifest) -> dict[str, Any]:
+    """Return how the container is told to log in to Kafka."""
+    (container,) = pod(workload)["containers"]
+    return {one["name"]: one for one in container["env"] if one["name"].startswith("METERPOST_KAFKA_")}
 
 
 def module(workload: Manifest) -> str:
@@ -236,7 +242,20 @@ def test_migration_comes_with_it_and_has_what_it_needs(name: str) -> None:
     (job,) = (m for m in build(name) if m["kind"] == "Job")
     (container,) = pod(job)["containers"]
     assert re.fullmatch(r"meterpost db migrate && meterpost topics declare( --replication 3)?", container["command"][2])
-    assert {one["name"] for one in container["env"]} == {"METERPOST_DATABASE_URL"}
+    of_kafka = {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in KafkaSettings.model_fields}
+    assert {one["name"] for one in container["env"]} - of_kafka == {"METERPOST_DATABASE_URL"}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_whoever_talks_to_kafka_talks_to_it_in_the_same_way_and_nobody_else_knows_the_password(name: str) -> None:
+    (job,) = (m for m in build(name) if m["kind"] == "Job")
+    told = {label: kafka_environment(one) for label, one in {**workloads(name), "migrate": job}.items()}
+    for label, one in workloads(name).items():
+        uses_kafka = any(getattr(settings, "uses_kafka", False) for settings in SETTINGS[module(one)])
+        assert told[label] == (told["migrate"] if uses_kafka else {}), label
+        mounted = {volume.get("secret", {}).get("secretName") for volume in pod(one)["volumes"]}
+        assert ("meterpost-kafka" in mounted) == bool(told[label]), label
+    assert bool(told["migrate"]) == (name == "overlays/production")
 
 
 def test_no_secret_lies_in_the_files() -> None:

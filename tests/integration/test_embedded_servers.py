@@ -23,6 +23,7 @@ from services.local.kafka_server import KafkaServer
 from services.local.ports import LOOPBACK
 from services.local.postgres_server import PostgresServer
 from services.platform.kafka import GroupConsumer, Producer
+from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.topics import TopicSpec
 from tests.support.polling import eventually, eventually_async
@@ -59,7 +60,8 @@ def own_postgres(tmp_path: Path) -> Iterator[PostgresServer]:
 
 
 async def _publish_large_record(bootstrap_servers: str) -> None:
-    admin, producer = Admin(bootstrap_servers), Producer(bootstrap_servers, client="test")
+    kafka = KafkaAccess(bootstrap_servers)
+    admin, producer = Admin(kafka), Producer(kafka, client="test")
     await admin.start()
     await producer.start()
     await admin.declare([TOPIC])
@@ -75,7 +77,8 @@ async def _kept_records(bootstrap_servers: str) -> list[bytes | None]:
 
 
 async def _read_kept(bootstrap_servers: str) -> list[bytes | None]:
-    consumer = GroupConsumer(bootstrap_servers, group=f"reader-{os.urandom(4).hex()}", topics=["kept"], client="test")
+    kafka = KafkaAccess(bootstrap_servers)
+    consumer = GroupConsumer(kafka, group=f"reader-{os.urandom(4).hex()}", topics=["kept"], client="test")
     await consumer.start()
     found: list[bytes | None] = []
 

@@ -77,7 +77,7 @@ async def assert_everything_closed(platform: Platform) -> None:
 async def closed_events(platform: Platform, resolution: int, until: datetime) -> list[WindowsClosed]:
     """Read windows.closed from its beginning until it says that `until` is reached."""
     topic = platform.topic(WINDOWS_CLOSED)
-    consumer = GroupConsumer(platform.bootstrap_servers, group=platform.prefix + "read", topics=[topic], client="test")
+    consumer = GroupConsumer(platform.kafka, group=platform.prefix + "read", topics=[topic], client="test")
     await consumer.start()
     events: list[WindowsClosed] = []
 

@@ -9,6 +9,7 @@ import msgspec
 from services.core.messages import ReadingUpload
 from services.local.kafka_server import KafkaServer
 from services.platform.kafka import GroupConsumer, Record
+from services.platform.kafka_access import KafkaAccess
 from services.platform.topics import READING_TOPICS
 from tests.support.command import Meterpost
 from tests.support.polling import eventually_async
@@ -48,7 +49,7 @@ async def records_of(meterpost: Meterpost) -> dict[tuple[str, int], list[Record]
     prefix = meterpost.environment["METERPOST_TOPIC_PREFIX"]
     topics = [prefix + topic for topic in READING_TOPICS]
     servers = meterpost.environment["METERPOST_KAFKA_BOOTSTRAP_SERVERS"]
-    consumer = GroupConsumer(servers, group=f"{prefix}look", topics=topics, client="test")
+    consumer = GroupConsumer(KafkaAccess(servers), group=f"{prefix}look", topics=topics, client="test")
     await consumer.start()
     try:
         await eventually_async(lambda: len(consumer.assigned) == 16)

@@ -81,7 +81,7 @@ async def truth_of(platform: Platform) -> Truth:
     registry = await registry_of(platform.database_url)
     topics = [platform.topic(name) for name in READING_TOPICS]
     ends = await platform.end_offsets()
-    consumer = GroupConsumer(platform.bootstrap_servers, group=platform.prefix + "truth", topics=topics, client="test")
+    consumer = GroupConsumer(platform.kafka, group=platform.prefix + "truth", topics=topics, client="test")
     truth = Truth(progress={partition: Progress(0, 0, 0, None) for partition in ends})
     await consumer.start()
     try:

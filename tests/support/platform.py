@@ -14,7 +14,9 @@ import asyncpg
 
 from services.local.processes import ChildProcess
 from services.platform.kafka import GroupConsumer, Partition, Producer, acknowledged
+from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_admin import Admin
+from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings, load
 from services.platform.topics import READING_TOPICS, for_replay, load_topics
 from tests.support.polling import eventually_async
 
@@ -30,6 +32,14 @@ class Platform:
     prefix: str
     folder: Path
     processes: list[ChildProcess] = field(default_factory=list)
+    security: Mapping[str, str] = field(default_factory=dict)
+    """Variables that say how to log in to Kafka; none: in plaintext."""
+
+    @property
+    def kafka(self) -> KafkaAccess:
+        """How the test itself reaches Kafka: as its services do."""
+        told = {name.removeprefix(ENVIRONMENT_PREFIX).lower(): value for name, value in self.security.items()}
+        return load(KafkaSettings, kafka_bootstrap_servers=self.bootstrap_servers, **told).kafka_access()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -37,6 +47,7 @@ class Platform:
         return {
             **os.environ,
             "METERPOST_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            **self.security,
             "METERPOST_DATABASE_URL": self.database_url,
             "METERPOST_TOPIC_PREFIX": self.prefix,
             "METERPOST_SHUTDOWN_DEADLINE_SECONDS": "5",
@@ -56,7 +67,7 @@ class Platform:
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Admin]:
         """Lend an admin client."""
-        admin = Admin(self.bootstrap_servers)
+        admin = Admin(self.kafka)
         await admin.start()
         try:
             yield admin
@@ -66,7 +77,7 @@ class Platform:
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[Producer]:
         """Lend a producer."""
-        producer = Producer(self.bootstrap_servers, client="test")
+        producer = Producer(self.kafka, client="test")
         await producer.start()
         try:
             yield producer
@@ -139,7 +150,7 @@ class Platform:
     async def end_offsets(self) -> dict[Partition, int]:
         """Return where each reading partition ends."""
         consumer = GroupConsumer(
-            self.bootstrap_servers,
+            self.kafka,
             group=self.prefix + "look",
             topics=[self.topic(name) for name in READING_TOPICS],
             client="test",
