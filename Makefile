@@ -14,7 +14,7 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
+# Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores; more of them gained nothing.
 JOBS ?= 2
 
 .PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-close-live bench-delivery bench-api bench-export lint format lock clean
