@@ -14,7 +14,7 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own; they wait more than they compute.
+# Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores; more of them gained nothing.
 JOBS ?= 2
 
 .PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year lint format lock clean
@@ -47,7 +47,7 @@ run: setup ## Start the whole product here and show deliveries arriving; Ctrl-C 
 	exec '$(BIN)/python' -m services.local
 
 test: setup ## Run every test, on a real Kafka and a real PostgreSQL
-	@cd '$(ROOT)' && '$(BIN)/python' -m pytest -m 'not alone' -n $(JOBS) --dist loadfile $(ARGS)
+	@cd '$(ROOT)' && '$(BIN)/python' -m pytest -m 'not alone' -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	@cd '$(ROOT)' && { '$(BIN)/python' -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]; } # 5: ARGS chose none of them
 
 test-unit: setup ## Run the tests that need no server

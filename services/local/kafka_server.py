@@ -62,16 +62,23 @@ broker.heartbeat.interval.ms=500
 
 
 class KafkaServer(EmbeddedServer):
-    """One broker, its own controller; it keeps the records."""
+    """One broker, its own controller; it keeps the records. `java_flags` are added to ours."""
 
     _data = "Kafka's data"
     _format_options: Sequence[str] = ()
 
     def __init__(
-        self, *, data_folder: Path, libraries: Path, port: int | None = None, ending: Event | None = None
+        self,
+        *,
+        data_folder: Path,
+        libraries: Path,
+        port: int | None = None,
+        ending: Event | None = None,
+        java_flags: Sequence[str] = (),
     ) -> None:
         super().__init__(data_folder, port, ending)
         self._libraries = libraries.resolve()
+        self._java_flags = tuple(java_flags)
 
     @property
     def bootstrap_servers(self) -> str:
@@ -151,7 +158,7 @@ class KafkaServer(EmbeddedServer):
 
     def _broker(self, java: str) -> ChildProcess:
         # The serial collector starts faster than the default one and suits a small heap on few cores.
-        flags = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError")
+        flags = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", *self._java_flags)
         return ChildProcess(
             name="Kafka",
             command=[*self._java_command(java, *flags), "kafka.Kafka", "server.properties"],

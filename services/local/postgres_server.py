@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -52,13 +53,24 @@ _SETTINGS: Mapping[str, str] = {
 class PostgresServer(EmbeddedServer):
     """One PostgreSQL server with password and a default database.
 
-    As root the bulk of the data lies elsewhere than in `data_folder`, see postgres_cluster.
+    As root the bulk of the data lies elsewhere than in `data_folder`, see postgres_cluster; `clusters`, a folder that
+    the server's user can enter, takes it instead when given. `settings` are added to ours and win over them.
     """
 
     _data = "The database"
 
-    def __init__(self, *, data_folder: Path, port: int | None = None, ending: Event | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        data_folder: Path,
+        port: int | None = None,
+        ending: Event | None = None,
+        clusters: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(data_folder, port, ending)
+        self._clusters = clusters
+        self._settings = {**_SETTINGS, **(settings or {})}
         self._installation: PostgresInstallation | None = None
         self._cluster: Cluster | None = None
 
@@ -75,7 +87,8 @@ class PostgresServer(EmbeddedServer):
 
     def destroy(self) -> None:
         """End the server if it runs and remove its data, wherever it lies, and the data folder."""
-        self.kill()
+        # In good order: a killed server leaves its shared memory to the next one on the same data, and none comes.
+        self.stop()
         if self._installation is not None:
             remove_cluster(self._folder, self._installation)
         self._cluster = None
@@ -105,8 +118,8 @@ class PostgresServer(EmbeddedServer):
         return done.stdout.rstrip("\n")
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
-        """Create a database, as a copy of `template` if given; nobody may be connected to that one."""
-        copy_of = "" if template is None else f' TEMPLATE "{template}"'
+        """Create a database, as a copy of `template`'s files if given; nobody may be connected to that one."""
+        copy_of = "" if template is None else f' TEMPLATE "{template}" STRATEGY FILE_COPY'
         self.run_sql(f'CREATE DATABASE "{name}"{copy_of}')
 
     def drop_database(self, name: str) -> None:
@@ -114,7 +127,10 @@ class PostgresServer(EmbeddedServer):
         self.run_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _start_locked(self, timeout_s: float) -> None:
-        installation = self._installation = find_postgres()
+        installation = find_postgres()
+        if self._clusters is not None:
+            installation = replace(installation, shared_folder=self._clusters)
+        self._installation = installation
         end_noted_process(self._pid_file, stop_signal=_STOP_SIGNAL, timeout_s=_LEFTOVER_TIMEOUT_S)
         end_servers_on(cluster_files(self._folder, installation))
         cluster = self._cluster = open_cluster(self._folder, installation, self._ending)
@@ -145,7 +161,7 @@ class PostgresServer(EmbeddedServer):
         return self._folder / "postgres.pid"
 
     def _server(self, installation: PostgresInstallation, cluster: Cluster, port: int) -> ChildProcess:
-        settings = {**_SETTINGS, "port": str(port)}
+        settings = {**self._settings, "port": str(port)}
         return ChildProcess(
             name="PostgreSQL",
             command=[

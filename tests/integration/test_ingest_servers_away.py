@@ -124,7 +124,10 @@ async def test_a_full_disk_and_a_backlog_that_waits_outside_of_memory(platform: 
     await made.until_waiting("could not extend file", times=5)
     print(f"memory before {before:.0f} MiB, with the backlog {made.memory_mib():.0f} MiB")
     assert made.memory_mib() - before < MOST_GROWTH_MIB
-    await platform.fetch("DROP TRIGGER full_disk ON ingest_progress")
+    # Space on a disk comes back without a lock on the table, for which a batch that waits for its turn would be ended.
+    await platform.fetch(
+        "CREATE OR REPLACE FUNCTION disk_is_full() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$"
+    )
     await made.assert_went_on()
 
 
