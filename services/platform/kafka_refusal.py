@@ -168,7 +168,7 @@ def _verdict(access: KafkaAccess, broker: str, error: BaseException) -> Meterpos
 
 def _about_tls(access: KafkaAccess, error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        shown = f"shows a certificate that is not accepted: {error.verify_message}. "
+        shown = f"shows a certificate that is not accepted: {error.verify_message.rstrip('.')}. "
         if error.verify_code in _WRONG_NAME:
             return shown + (
                 "Name it in METERPOST_KAFKA_BOOTSTRAP_SERVERS, and in its advertised.listeners, as the certificate does"
