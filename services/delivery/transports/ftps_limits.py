@@ -1,58 +1,46 @@
-"""How much of what an FTP server says is taken in: nobody's server may cost this process its memory."""
+"""How much of what an FTP server says is taken in: no server may cost this process its memory."""
 
-import ftplib
 from collections.abc import Callable
 from typing import TextIO
 
+from services.platform.errors import MeterpostError
+
 LONGEST_LINE = 8_192
-"""Characters of a line, of a reply as of a list."""
+"""Characters of a line of a list; ftplib has the same limit for replies."""
 REPLY_LINES = 200
 REPLY_CHARACTERS = 64 * 1024
-LIST_NAMES = 20_000
-LIST_CHARACTERS = 4 * 1024 * 1024
+LIST_NAMES = 100_000
+LIST_CHARACTERS = 16 * 1024 * 1024
 
 
-class TooMuch(ftplib.Error):
-    """The server says more than any server has to say; the session is of no use any more."""
-
-
-class Counter:
-    """Counts what arrives, line by line, against a limit of lines and one of characters."""
-
-    def __init__(self, what: str, lines: int, characters: int) -> None:
-        self._what = what
-        self._limits = (lines, characters)
-        self._lines = 0
-        self._characters = 0
-
-    def take(self, line: str) -> None:
-        """Count one line. Raises TooMuch."""
-        self._lines += 1
-        self._characters += len(line)
-        lines, characters = self._limits
-        if self._lines > lines or self._characters > characters:
-            raise TooMuch(f"{self._what} is longer than {lines:,} lines or {characters:,} characters")
+class ReplyTooLong(MeterpostError):  # noqa: N818 - a state of the destination, reads as one
+    """The server says more than servers have to say; its session is of no use any more."""
 
 
 def read_reply(next_line: Callable[[], str]) -> str:
-    """Return a reply, of one line or of several (RFC 959, 4.2). Raises TooMuch and what `next_line` raises."""
-    counter = Counter("a reply", REPLY_LINES, REPLY_CHARACTERS)
+    """Return a reply, of one line or of several (RFC 959, 4.2). Raises ReplyTooLong and what `next_line` raises."""
     lines = [next_line()]
-    counter.take(lines[0])
-    if lines[0][3:4] == "-":
-        code = lines[0][:3]
-        while lines[-1][:3] != code or lines[-1][3:4] == "-":
-            line = next_line()
-            counter.take(line)
-            lines.append(line)
+    if lines[0][3:4] != "-":
+        return lines[0]
+    code, characters = lines[0][:3], len(lines[0])
+    while lines[-1][:3] != code or lines[-1][3:4] == "-":
+        line = next_line()
+        characters += len(line)
+        if len(lines) == REPLY_LINES or characters > REPLY_CHARACTERS:
+            raise ReplyTooLong(f"its reply {code} has more than {REPLY_LINES} lines or {REPLY_CHARACTERS:,} characters")
+        lines.append(line)
     return "\n".join(lines)
 
 
-def read_list(stream: TextIO, take: Callable[[str], object]) -> None:
-    """Hand each line of a list on as it arrives. Raises TooMuch, of lines without an end, too."""
-    counter = Counter("the list of the folder", LIST_NAMES, LIST_CHARACTERS)
-    while line := stream.readline(LONGEST_LINE + 1):
-        if len(line) > LONGEST_LINE:
-            raise TooMuch(f"a line of the list of the folder is longer than {LONGEST_LINE:,} characters")
-        counter.take(line)
+def read_list(stream: TextIO, take: Callable[[str], object]) -> bool:
+    """Hand each line of a list on as it arrives; tell whether this was all, or the list goes on past our limits."""
+    characters = 0
+    for _ in range(LIST_NAMES):
+        line = stream.readline(LONGEST_LINE + 1)
+        if not line:
+            return True
+        characters += len(line)
+        if len(line) > LONGEST_LINE or characters > LIST_CHARACTERS:
+            return False
         take(line.rstrip("\r\n"))
+    return False

@@ -1,6 +1,7 @@
 """Leaving one file on an SFTP server: complete or not at all, once, and never over somebody else's."""
 
 import hashlib
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import asyncssh
@@ -18,6 +19,9 @@ from services.delivery.transports.file_answers import (
     partial_name,
 )
 from services.platform.crash_points import crash_point
+
+LIST_NAMES = 100_000
+"""Of a folder that holds more, or has no end, leftovers are removed where they are among the first."""
 
 _NOT_THERE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 # What servers say of a rename that they do not offer, or not over a file that is there.
@@ -91,9 +95,18 @@ class SftpUpload:
 
 async def remove_leftovers(files: asyncssh.SFTPClient, server: SftpServer, job_id: int) -> None:
     """Remove the hidden files of the job's earlier attempts, as far as the server lets us."""
+    looked_at = 0
+    entries = files.scandir(server.directory or ".")
     with suppress(asyncssh.SFTPError):
-        async for entry in files.scandir(server.directory or "."):
-            name = entry.filename if isinstance(entry.filename, str) else entry.filename.decode("utf-8", "replace")
-            if is_leftover(name, job_id):
-                with suppress(asyncssh.SFTPError):
-                    await files.remove(server.path(name))
+        try:
+            async for entry in entries:
+                looked_at += 1
+                if looked_at > LIST_NAMES:
+                    break
+                name = entry.filename if isinstance(entry.filename, str) else entry.filename.decode("utf-8", "replace")
+                if is_leftover(name, job_id):
+                    with suppress(asyncssh.SFTPError):
+                        await files.remove(server.path(name))
+        finally:
+            if isinstance(entries, AsyncGenerator):
+                await entries.aclose()
