@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.core.retry import Answer, Verdict
 from services.delivery.notices import Notice, plain_text, subject
+from services.delivery.smtp_replies import BoundedSmtp, BoundedSmtpTls
 from services.delivery.transports.http_answers import printable
 from services.platform.secrets import without_secrets
 from services.platform.settings import ENVIRONMENT_PREFIX
@@ -71,9 +72,9 @@ class Mailer:
         timeout = settings.smtp_timeout_seconds
         place = (settings.smtp_host, settings.smtp_port)
         if settings.smtp_security == "tls":
-            server: smtplib.SMTP = smtplib.SMTP_SSL(*place, timeout=timeout, context=self._tls())
+            server: smtplib.SMTP = BoundedSmtpTls(*place, timeout=timeout, context=self._tls())
         else:
-            server = smtplib.SMTP(*place, timeout=timeout)
+            server = BoundedSmtp(*place, timeout=timeout)
         with server:
             if settings.smtp_security == "starttls":
                 server.starttls(context=self._tls())

@@ -29,30 +29,11 @@ from services.platform.clock import Clock, SystemClock
 from services.platform.errors import Unavailable, UserError
 from services.platform.health import Health
 from services.platform.postgres import Patience, Pool, connect_pool
+from services.platform.ssh_algorithms import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES
 
 DISK_THREADS = 16
 POOL_SIZE = 4
 DRAIN_SECONDS = 2.0
-# Current ones only: a client that offers none of them is too old to be trusted with a password.
-KEY_EXCHANGES = (
-    "curve25519-sha256",
-    "curve25519-sha256@libssh.org",
-    "ecdh-sha2-nistp256",
-    "ecdh-sha2-nistp384",
-    "ecdh-sha2-nistp521",
-    "diffie-hellman-group16-sha512",
-    "diffie-hellman-group18-sha512",
-    "diffie-hellman-group14-sha256",
-)
-CIPHERS = (
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes128-ctr",
-    "aes192-ctr",
-    "aes256-ctr",
-)
-MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256", "hmac-sha2-512")
 log = structlog.get_logger()
 
 
@@ -147,6 +128,7 @@ async def _listening(
             kex_algs=KEY_EXCHANGES,
             encryption_algs=CIPHERS,
             mac_algs=MACS,
+            signature_algs=SIGNATURES,
             compression_algs=("none",),
             x509_trusted_certs=None,
             gss_host=None,

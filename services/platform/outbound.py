@@ -37,6 +37,8 @@ _SPECIAL = tuple(
     )
 )  # fmt: skip
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What an ISATAP address has before the IPv4 address at its end, for private and for public ones (RFC 5214).
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 class ForbiddenAddress(MeterpostError):  # noqa: N818 - a state of the destination, reads as one
@@ -87,14 +89,16 @@ class Outbound:
         self.check(host)
 
     def _may_reach(self, address: Address) -> bool:
-        real = _unwrapped(address)
-        for allowed in self._allowed:
-            if (address.version == allowed.version and address in allowed) or (
-                real.version == allowed.version and real in allowed
-            ):
-                return True
-        is_special = any(real.version == network.version and real in network for network in _SPECIAL)
-        return real.is_global and not is_special
+        if self._is_allowed(address):
+            return True
+        places = [_unwrapped(address)]
+        tunnelled = _tunnelled(address)
+        if tunnelled is not None:
+            places.append(tunnelled)
+        return all(self._is_allowed(place) or _is_public(place) for place in places)
+
+    def _is_allowed(self, address: Address) -> bool:
+        return any(address.version == network.version and address in network for network in self._allowed)
 
     async def resolve(self, host: str, port: int) -> list[Target]:
         """Return the host's addresses that pass, in the resolver's order; an IP address stands for itself.
@@ -161,6 +165,11 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+def _is_public(address: Address) -> bool:
+    is_special = any(address.version == network.version and address in network for network in _SPECIAL)
+    return address.is_global and not is_special
+
+
 def _unwrapped(address: Address) -> Address:
     """Return the IPv4 address that a mapped, NAT64 or 6to4 address leads to; any other address as it is."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -173,3 +182,10 @@ def _unwrapped(address: Address) -> Address:
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address
+
+
+def _tunnelled(address: Address) -> Address | None:
+    """Return the IPv4 address inside an ISATAP one, which has any prefix at all; None where it is none."""
+    if isinstance(address, ipaddress.IPv6Address) and (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None

@@ -13,6 +13,7 @@ import structlog
 from services.platform.errors import Unavailable, UserError
 from services.platform.health import Health
 from services.platform.metrics import SERVER_WAITS
+from services.platform.slow_statements import NamingConnection, StatementTooSlow
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -48,7 +49,7 @@ _AWAY = (
     asyncpg.DeadlockDetectedError,  # two writers met; the loser repeats its whole transaction
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,  # a statement timeout
+    asyncpg.QueryCanceledError,  # while a transaction was begun or ended; see slow_statements for all others
     asyncpg.InterfaceError,  # asyncpg's own word for a connection that was closed under it
     asyncpg.InternalClientError,  # asyncpg's rollback on a connection that broke in the middle of a statement
 )
@@ -94,6 +95,7 @@ async def connect_pool(url: str, *, max_size: int, statement_timeout_seconds: fl
                 timeout=10,
                 command_timeout=statement_timeout_seconds,
                 reset=_nothing_to_reset,
+                connection_class=NamingConnection,
                 server_settings={
                     "timezone": "UTC",
                     "jit": "off",
@@ -176,7 +178,8 @@ class Patience:
                 SERVER_WAITS.labels(server).inc()
                 self.health.waits_for(server)
                 self.health.progress()
-                log.warning("server_away", server=server, error=str(error), retry_in_seconds=round(delay, 2))
+                event = "statement_too_slow" if isinstance(error, StatementTooSlow) else "server_away"
+                log.warning(event, server=server, error=str(error), retry_in_seconds=round(delay, 2))
                 await wait_or_stop(self.stopping, delay * random.uniform(0.5, 1))  # noqa: S311 - jitter is no secret
                 delay = min(delay * 2, LONGEST_RETRY_SECONDS)
             else:

@@ -8,9 +8,10 @@ from typing import Any
 import asyncssh
 import pytest
 
-from services.core.retry import Verdict
+from services.core.retry import Answer, Verdict
 from services.delivery.transports import TRANSPORTS
 from services.delivery.transports.base import Means
+from services.delivery.transports.sftp_upload import SftpUpload
 from services.local.certificates import CertificateFiles, ensure_certificates
 from services.local.ports import LOOPBACK
 from services.platform.clock import SystemClock
@@ -154,6 +155,30 @@ async def test_hidden_leftovers_of_the_job_are_removed_and_nobody_elses(server: 
     assert set(server.files()) == {"7-Hourly_1of1.csv", others}
 
 
+@pytest.mark.parametrize("server", ["asyncssh", "openssh", HOSTED], indirect=True)
+@pytest.mark.parametrize("other", [b"theirs", ROWS], ids=["another-file", "the-same-file"])
+async def test_a_file_that_comes_in_the_moment_of_the_rename_is_not_replaced(
+    server: FileServer, other: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second look, and before the rename: the server itself must not replace it."""
+    look = SftpUpload._found
+    looks: list[Answer | None] = []
+    theirs = server.folder / "7-Hourly_1of1.csv"
+
+    async def look_and_be_overtaken(upload: SftpUpload) -> Answer | None:
+        looks.append(await look(upload))
+        if len(looks) == 2:
+            theirs.write_bytes(other)
+        return looks[-1]
+
+    monkeypatch.setattr(SftpUpload, "_found", look_and_be_overtaken)
+    answer = await send(server)
+    assert looks[:2] == [None, None]
+    expected = (Verdict.DELIVERED, "already_there") if other == ROWS else (Verdict.STOP, "file_exists")
+    assert answer[:2] == expected, answer
+    assert server.files() == {"7-Hourly_1of1.csv": other}
+
+
 class FullDisk(asyncssh.SFTPServer):
     async def write(self, file_obj: object, offset: int, data: bytes) -> int:
         raise asyncssh.SFTPNoSpaceOnFilesystem("no space")
@@ -162,6 +187,11 @@ class FullDisk(asyncssh.SFTPServer):
 class NoPosixRename(asyncssh.SFTPServer):
     def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
         raise asyncssh.SFTPOpUnsupported("not offered")
+
+
+class NoPlainRename(asyncssh.SFTPServer):
+    def rename(self, oldpath: bytes, newpath: bytes) -> None:
+        raise asyncssh.SFTPFailure("no hard links here")
 
 
 class NoRename(NoPosixRename):
@@ -204,10 +234,11 @@ async def test_what_a_server_refuses_is_named_and_leaves_nothing(
         assert failed[0].name in {"write", "rename"}
 
 
-async def test_where_posix_rename_is_refused_the_plain_one_serves(
-    tmp_path: Path, certificates: CertificateFiles
+@pytest.mark.parametrize("files", [NoPosixRename, NoPlainRename])
+async def test_where_one_rename_is_refused_the_other_serves(
+    files: type[asyncssh.SFTPServer], tmp_path: Path, certificates: CertificateFiles
 ) -> None:
-    async with in_process_sftp(files=NoPosixRename)(tmp_path, certificates) as server:
+    async with in_process_sftp(files=files)(tmp_path, certificates) as server:
         assert (await send(server)).reason == "stored"
         assert server.files() == {"7-Hourly_1of1.csv": ROWS}
         assert (await send(server, part(BODY))).reason == "file_exists"

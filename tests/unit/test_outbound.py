@@ -13,7 +13,8 @@ from services.platform.outbound import ForbiddenAddress, NotResolved, Outbound, 
 PUBLIC = [
     "8.8.8.8", "1.1.1.1", "93.184.216.34", "172.15.255.255", "172.32.0.1", "192.167.255.255", "100.63.255.255",
     "100.128.0.1", "169.253.0.1", "198.17.255.255", "198.20.0.1", "223.255.255.255", "2606:4700:4700::1111",
-    "2a00:1450:4001:80b::200e", "2001:200::1", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1",
+    "2a00:1450:4001:80b::200e", "2001:200::1", "2a00:1450::200:5efe:808:808", "2a00:1450::5eff:7f00:1",
+    "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1",
 ]  # fmt: skip
 FORBIDDEN = [
     # this host, loopback, private networks, shared by carriers, link-local (with the clouds' metadata)
@@ -31,6 +32,9 @@ FORBIDDEN = [
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::8.8.8.8",
     "::ffff:0:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::1",
     "2002:a00:1::1", "2002:c0a8:101::1",
+    # ISATAP behind any prefix: what it leads to and what it lies in are both judged
+    "2a00:1450::5efe:7f00:1", "2a00:1450::200:5efe:a00:1", "2a00:1450::5efe:a9fe:a9fe", "fe80::5efe:808:808",
+    "2002:808:808::5efe:7f00:1", "2002:7f00:1::5efe:808:808",
 ]  # fmt: skip
 
 
@@ -53,9 +57,9 @@ def test_what_is_no_address_does_not_pass(text: str) -> None:
 
 def test_allowed_networks_pass_in_every_form_and_no_others() -> None:
     outbound = Outbound(parse_networks(" 10.1.0.0/16 ,::1,"))
-    for address in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "::1", "8.8.8.8"):
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "::1", "8.8.8.8", "2a00::5efe:a01:203"):
         outbound.check(address)
-    for address in ("10.2.0.1", "127.0.0.1", "::ffff:10.2.0.1"):
+    for address in ("10.2.0.1", "127.0.0.1", "::ffff:10.2.0.1", "fe80::5efe:a01:203"):
         with pytest.raises(ForbiddenAddress):
             outbound.check(address)
 

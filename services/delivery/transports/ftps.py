@@ -251,10 +251,9 @@ def _given_up(session: FtpsSession, hidden: str, answer: Answer) -> Answer:
 def _remove_leftovers(session: FtpsSession, server: FtpsServer, job_id: int) -> None:
     """Remove the hidden files of the job's earlier attempts, as far as the server lets us."""
     with suppress(ftplib.Error):
-        for name in session.names(server.directory):
-            if is_leftover(name, job_id):
-                with suppress(ftplib.Error):
-                    session.remove(server.path(name))
+        for name in session.names(server.directory, lambda name: is_leftover(name, job_id)):
+            with suppress(ftplib.Error):
+                session.remove(server.path(name))
 
 
 @functools.lru_cache(maxsize=512)

@@ -12,6 +12,7 @@ from services.delivery.transports.file_answers import (
     TIMEOUT,
     answer_of_connecting,
 )
+from services.delivery.transports.ftps_limits import ReplyTooLong
 from services.delivery.transports.http_answers import printable
 from services.platform.errors import UserError
 
@@ -35,6 +36,11 @@ _REFUSED = Answer(
 )
 _BUSY = Answer(Verdict.RETRY, "server_busy", "the server cannot do it now")
 _BAD_ANSWER = Answer(Verdict.RETRY, "bad_answer", "the server does not speak FTP as it should")
+_TOO_LONG = Answer(
+    Verdict.RETRY,
+    "answer_too_long",
+    "the server's answer has no end, or is far longer than answers are: look whether this port is an FTP server's",
+)
 _NO_TLS = Answer(Verdict.RETRY, "tls_failed", "no TLS connection came about")
 _CONNECTION_REFUSED = Answer(Verdict.RETRY, "connection_refused", "the server does not accept connections")
 
@@ -66,6 +72,8 @@ def answer_of_error(error: Exception) -> Answer:
         if known is None:
             known = {"4": _BUSY, "5": _REFUSED}.get(text[:1], _BAD_ANSWER)
         answer = known._replace(detail=f"{known.detail}; it said: {text}")
+    if isinstance(error, ReplyTooLong):
+        answer = _TOO_LONG._replace(detail=f"{_TOO_LONG.detail} ({error})")
     return answer or _of_connection(error)
 
 

@@ -10,9 +10,11 @@ from contextlib import suppress
 from typing import TypeVar
 
 from services.core.file_transfer import FtpsServer
+from services.delivery.transports.ftps_limits import read_list, read_reply
 
 BLOCK_BYTES = 256 * 1024
 UNKNOWN_SIZE = -1
+_LAST_PORT = 65_535
 # Each waits until the connection takes more.
 _MAX_TRIES = 1_000
 
@@ -50,6 +52,10 @@ class _FtpTls(ftplib.FTP_TLS):
             plain.close()
         return str(self.sock.version()) if isinstance(self.sock, ssl.SSLSocket) else ""
 
+    def getmultiline(self) -> str:
+        """Read a reply; ftplib's own would read one without an end until the memory is full."""
+        return read_reply(self.getline)
+
     def ntransfercmd(self, cmd: str, rest: int | str | None = None) -> tuple[socket.socket, int | None]:
         """Open a data connection inside TLS.
 
@@ -59,6 +65,8 @@ class _FtpTls(ftplib.FTP_TLS):
         if rest is not None:
             raise ValueError("files are never continued")
         _named, port = self.makepasv()
+        if not 0 < port <= _LAST_PORT:
+            raise ftplib.error_proto(f"227 port {port} for data")  # noqa: S321 - inside TLS
         connection = socket.socket(self.af, socket.SOCK_STREAM)
         try:
             connection.settimeout(self._timeout_s)
@@ -162,14 +170,17 @@ class FtpsSession:
         with connection:
             while len(content) <= limit and (block := connection.recv(BLOCK_BYTES)):
                 content += block
-        if len(content) <= limit:
-            self.ftp.voidresp()
-        else:
-            # The server complains about the transfer that we broke off, or has just finished it; or says both.
-            self._is_worn = True
-            with suppress(ftplib.Error):
-                self.ftp.voidresp()
+        self._end_of_reading(complete=len(content) <= limit)
         return bytes(content)
+
+    def _end_of_reading(self, *, complete: bool) -> None:
+        if complete:
+            self.ftp.voidresp()
+            return
+        # The server complains about the transfer that we broke off, or has just finished it; or says both.
+        self._is_worn = True
+        with suppress(ftplib.Error):
+            self.ftp.voidresp()
 
     def write(self, path: str, body: bytes) -> None:
         """Write a file. Returns when the server has said that it is complete."""
@@ -187,15 +198,35 @@ class FtpsSession:
         """Remove a file."""
         self.ftp.delete(path)
 
-    def names(self, directory: str) -> list[str]:
-        """Return what lies in a folder, hidden files too where the server shows them."""
+    def names(self, directory: str, wanted: Callable[[str], bool]) -> list[str]:
+        """Return what of a folder is wanted, hidden files too where the server shows them.
+
+        Of a folder that holds more than any should, what is among the first.
+        """
+        found: list[str] = []
+
+        def take(name: str) -> None:
+            if wanted(name):
+                found.append(name)
+
         try:
-            return [name for name, _facts in self.ftp.mlsd(directory)]
+            self._list(f"MLSD {directory}".rstrip(), lambda line: take(line.partition(" ")[2]))
         except ftplib.error_perm:
-            return [name.rpartition("/")[2] for name in self.ftp.nlst(*filter(None, ("-a", directory)))]
+            self._list(f"NLST -a {directory}".rstrip(), lambda line: take(line.rpartition("/")[2]))
         finally:
             # Listings are text; in that mode servers tell no sizes, and say 550 as if there were no file.
             self.ftp.voidcmd("TYPE I")
+        return found
+
+    def _list(self, command: str, take: Callable[[str], None]) -> None:
+        self.ftp.voidcmd("TYPE A")
+        connection, _size = self.ftp.ntransfercmd(command)
+        with connection:
+            with connection.makefile("r", encoding=self.ftp.encoding) as stream:
+                is_all = read_list(stream, take)
+            if is_all:
+                _finish(connection, connection.gettimeout())
+        self._end_of_reading(complete=is_all)
 
     def cut(self) -> None:
         """End both connections at once, so that whatever the thread waits for ends too. Any thread may call it."""

@@ -18,7 +18,7 @@ from services.delivery.transports.hosted import NotReady, server_of
 from services.delivery.transports.seen_jobs import SeenJobs
 from services.delivery.transports.sftp_answers import LOST, answer_of_error, host_key_sentence
 from services.delivery.transports.sftp_sessions import HostKeyRefused, Session, SftpSessions, log_in
-from services.delivery.transports.sftp_upload import SftpUpload, remove_leftovers
+from services.delivery.transports.sftp_upload import SftpUpload, remove_leftovers, rename
 from services.platform.errors import MeterpostError, UserError
 from services.platform.hosted import HostedNotReady
 
@@ -171,11 +171,8 @@ async def _try_folder(session: Session, server: SftpServer, means: Means) -> Asy
             raise asyncssh.SFTPFailure(SIZE_DIFFERS.detail)
         return f"a file can be written to {server.directory or 'the folder of the account'}"
 
-    async def rename() -> str:
-        try:
-            await files.posix_rename(hidden, final)
-        except (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied):
-            await files.rename(hidden, final)
+    async def rename_it() -> str:
+        await rename(files, hidden, final)
         return "it can be renamed"
 
     async def remove() -> str:
@@ -183,7 +180,7 @@ async def _try_folder(session: Session, server: SftpServer, means: Means) -> Asy
         return "it can be removed"
 
     actions: tuple[tuple[StepName, Callable[[], Awaitable[str]]], ...]
-    actions = (("write", write), ("rename", rename), ("remove", remove))
+    actions = (("write", write), ("rename", rename_it), ("remove", remove))
     for step_name, action in actions:
         try:
             async with asyncio.timeout(means.deadlines.connect.total_seconds()):

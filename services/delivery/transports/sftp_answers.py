@@ -1,5 +1,7 @@
 """What an error of an SFTP attempt means: try again, or stop and tell what to fix."""
 
+import re
+
 import asyncssh
 
 from services.core.file_transfer import fingerprint
@@ -14,6 +16,7 @@ from services.delivery.transports.file_answers import (
 from services.delivery.transports.http_answers import printable
 from services.delivery.transports.sftp_sessions import HostKeyRefused
 from services.platform.errors import UserError
+from services.platform.ssh_algorithms import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES
 
 LOST = (asyncssh.ConnectionLost, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, ConnectionError)
 """The connection ended; on one that was kept idle this says nothing of the server."""
@@ -25,11 +28,18 @@ LOGIN_REFUSED = Answer(
     "then resume the job",
 )
 
-_NO_CIPHER = Answer(
+_OUTDATED = Answer(
     Verdict.STOP,
     "no_common_cipher",
-    "the server offers no cipher or key exchange that we take: let it offer current ones, then resume the job",
+    "the server offers no current way to encrypt: let its operator bring it up to date, then resume the job",
 )
+# What asyncssh says, and what to offer instead.
+_NO_MATCH = re.compile(r"No matching (?P<kind>[A-Za-z ]+) algorithm found, sent .* and received (?P<offered>\S+)")
+_WANTED = {
+    "key exchange": ("key exchange", KEY_EXCHANGES),
+    "encryption": ("cipher", CIPHERS),
+    "MAC": ("MAC", MACS),
+}
 _NO_SFTP = Answer(Verdict.RETRY, "no_sftp", "the server opens no SFTP session: does it offer SFTP to the account?")
 _BAD_ANSWER = Answer(Verdict.RETRY, "bad_answer", "the server does not speak SFTP as it should")
 # OpenSSH says no more than "Failure" of a full disk, too.
@@ -45,10 +55,10 @@ _ANSWERS: tuple[tuple[tuple[type[Exception], ...], Answer], ...] = (
     ((asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded), DISK_FULL),
     ((asyncssh.SFTPError,), _SERVER_FAILED),
     ((asyncssh.PermissionDenied,), LOGIN_REFUSED),
-    ((asyncssh.KeyExchangeFailed,), _NO_CIPHER),
     ((asyncssh.ChannelOpenError,), _NO_SFTP),
     ((OSError,), _REFUSED),
 )
+_LONGEST_OFFER = 120
 # Where the server's or the system's own words say more.
 _WITH_WORDS = frozenset({_SERVER_FAILED, _REFUSED, _NO_SFTP})
 
@@ -61,6 +71,8 @@ def answer_of_error(error: Exception, *, approved: bool) -> Answer:
     if isinstance(error, HostKeyRefused):
         reason = "host_key_changed" if approved else "host_key_unknown"
         return Answer(Verdict.STOP, reason, host_key_sentence(error.shown, approved=approved))
+    if isinstance(error, asyncssh.KeyExchangeFailed):
+        return _OUTDATED._replace(detail=_outdated(error.reason))
     if isinstance(error, UserError):
         return Answer(Verdict.STOP, "bad_settings", str(error))
     for kinds, found in _ANSWERS:
@@ -80,6 +92,28 @@ def host_key_sentence(shown: str, *, approved: bool) -> str:
     return (
         f"no key of this server is approved yet; it shows {kind} {fingerprint(shown)}: compare that with what its "
         "operator says, then approve it"
+    )
+
+
+def _outdated(reason: str) -> str:
+    """Return what the server lacks and what its operator should let it offer."""
+    if "host key" in reason:  # which the server finds out
+        wanted = " or ".join(SIGNATURES[-2:])
+        return (
+            f"the server signs with its host key in no way that we take ({printable(reason.encode())}): let its "
+            f"operator allow {wanted} there, or another type of key, then resume the job"
+        )
+    found = _NO_MATCH.search(reason)
+    if found is None or found["kind"] not in _WANTED:
+        return f"{_OUTDATED.detail} ({printable(reason.encode())})"
+    kind, names = _WANTED[found["kind"]]
+    # OpenSSH has entries in the list that are no algorithms.
+    offered = ",".join(name for name in found["offered"].split(",") if not name.startswith(("kex-strict", "ext-info")))
+    if len(offered) > _LONGEST_OFFER:
+        offered = offered[:_LONGEST_OFFER] + "…"
+    return (
+        f"the server offers no {kind} that we take, but {printable(offered.encode())}: let its operator allow "
+        f"{' or '.join(names[-2:])} there, then resume the job"
     )
 
 

@@ -13,9 +13,7 @@ from services.core.file_transfer import HOST_KEY_TYPES, SftpServer
 from services.delivery.transports.base import Means
 from services.delivery.transports.idle_sessions import IdleSessions
 from services.platform.errors import UserError
-
-# The fast ones first, where the processor has AES in hardware.
-ENCRYPTION = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
+from services.platform.ssh_algorithms import CIPHERS, KEY_EXCHANGES, MACS, SIGNATURES
 
 # A key is one thing, the signatures made with it are several.
 _SIGNATURES = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
@@ -139,7 +137,10 @@ def _options(server: SftpServer) -> dict[str, Any]:
         "x509_trusted_certs": None,
         "gss_host": None,
         "host_based_auth": False,
-        "encryption_algs": ENCRYPTION,
+        "kex_algs": KEY_EXCHANGES,
+        "encryption_algs": CIPHERS,
+        "mac_algs": MACS,
+        "signature_algs": SIGNATURES,
         "compression_algs": ("none",),
         "keepalive_interval": 15,
         "login_timeout": 0,

@@ -1,6 +1,7 @@
 """Leaving one file on an SFTP server: complete or not at all, once, and never over somebody else's."""
 
 import hashlib
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import asyncssh
@@ -19,9 +20,17 @@ from services.delivery.transports.file_answers import (
 )
 from services.platform.crash_points import crash_point
 
+LIST_NAMES = 100_000
+"""Of a folder that holds more, or has no end, leftovers are removed where they are among the first."""
+
 _NOT_THERE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
-# What servers say of a rename that they do not offer, or not over a file that is there.
-_REFUSED = (asyncssh.SFTPOpUnsupported, asyncssh.SFTPFailure, asyncssh.SFTPPermissionDenied)
+REFUSED = (
+    asyncssh.SFTPOpUnsupported,
+    asyncssh.SFTPFailure,
+    asyncssh.SFTPPermissionDenied,
+    asyncssh.SFTPFileAlreadyExists,
+)
+"""What servers say of a rename that they do not offer, or not over a file that is there."""
 
 
 class SftpUpload:
@@ -42,12 +51,13 @@ class SftpUpload:
             await self.remove_partial()
             return SIZE_DIFFERS
         crash_point("delivery.before_rename")
-        # Once more: the transfer took its time, and the rename would replace what came meanwhile.
+        # Once more: the transfer took its time, and on some servers the rename would replace what came meanwhile.
         found = await self._found()
+        if found is None:
+            found = await self._put_in_place()
         if found is not None:
             await self.remove_partial()
             return found
-        await self._put_in_place()
         crash_point("delivery.after_rename")
         return STORED
 
@@ -81,19 +91,50 @@ class SftpUpload:
             attributes = await stream.stat()
         return attributes.size == len(self._part.body)
 
-    async def _put_in_place(self) -> None:
+    async def _put_in_place(self) -> Answer | None:
+        """Give the file its name; return the answer where another one has it by now."""
         try:
-            await self._files.posix_rename(self._partial, self._final)
-        except _REFUSED:
-            # The plain one never replaces anything, by the protocol.
-            await self._files.rename(self._partial, self._final)
+            await rename(self._files, self._partial, self._final)
+        except REFUSED:
+            found = await self._found()
+            if found is None:
+                raise
+            return found
+        return None
+
+
+async def rename(files: asyncssh.SFTPClient, partial: str, final: str) -> None:
+    """Rename a file, and replace none wherever the server can do that. Raises one of REFUSED where it does not.
+
+    By the protocol the plain rename never replaces a file. OpenSSH does it with a link, so that there is no moment at
+    which a file that comes at the same time would be lost, or a reader would find half of one. Where it is refused
+    though nothing is in the way, the server may still have the other one, which replaces.
+    """
+    try:
+        await files.rename(partial, final)
+    except REFUSED as refusal:
+        if await files.exists(final):
+            raise
+        try:
+            await files.posix_rename(partial, final)
+        except asyncssh.SFTPOpUnsupported:
+            raise refusal from None
 
 
 async def remove_leftovers(files: asyncssh.SFTPClient, server: SftpServer, job_id: int) -> None:
     """Remove the hidden files of the job's earlier attempts, as far as the server lets us."""
+    looked_at = 0
+    entries = files.scandir(server.directory or ".")
     with suppress(asyncssh.SFTPError):
-        async for entry in files.scandir(server.directory or "."):
-            name = entry.filename if isinstance(entry.filename, str) else entry.filename.decode("utf-8", "replace")
-            if is_leftover(name, job_id):
-                with suppress(asyncssh.SFTPError):
-                    await files.remove(server.path(name))
+        try:
+            async for entry in entries:
+                looked_at += 1
+                if looked_at > LIST_NAMES:
+                    break
+                name = entry.filename if isinstance(entry.filename, str) else entry.filename.decode("utf-8", "replace")
+                if is_leftover(name, job_id):
+                    with suppress(asyncssh.SFTPError):
+                        await files.remove(server.path(name))
+        finally:
+            if isinstance(entries, AsyncGenerator):
+                await entries.aclose()
