@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from services.api.measurement_json import OBJECT
 from services.core.times import ceil_to
 from services.platform.postgres import Connection
 
@@ -73,6 +74,29 @@ class Wanted:
         return self.meter_ids is not None and len(self.meter_ids) <= _FEW_METERS
 
 
+class JsonPage(NamedTuple):
+    """JSON objects with commas between them; `last`: where the page ended, if there is more."""
+
+    objects: str
+    last: tuple[datetime, int] | None
+
+
+class _Statement(NamedTuple):
+    """A statement that reads closed windows, and what stands for its number of rows."""
+
+    text: str
+    more: Sequence[object]
+    limit: str
+
+    def parameters(
+        self, resolution_minutes: int, wanted: Wanted, starts: Sequence[datetime], limit: int
+    ) -> Sequence[object]:
+        """Return the parameters for a stretch of starts."""
+        site_ids = _ints(wanted.site_ids)
+        first = (resolution_minutes, starts, wanted.organization_id, site_ids, *_after(wanted))
+        return (*first, *self.more, limit, *_ends(wanted, starts))
+
+
 _NAMES = """
 JOIN meter t ON t.meter_id = m.meter_id
 JOIN LATERAL (
@@ -119,11 +143,19 @@ _EACH_START = """(SELECT one.* FROM unnest({starts}) AS start CROSS JOIN LATERAL
     OFFSET 0) AS one)"""
 _MEASUREMENTS = """
 {periods}
-SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name, m.intervals_present,
-       m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
+SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name AS site_name,
+       m.intervals_present, m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
 FROM {source} m {closing} {names}
 WHERE ($4::int[] IS NULL OR c.site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
 ORDER BY m.window_start, m.meter_id LIMIT {limit}
+"""
+# Of one window more than fit, and where the page ends if it is full.
+_JSON = """
+SELECT count(*) AS found,
+       string_agg({json}, ',' ORDER BY window_start, meter_id) FILTER (WHERE number < {limit}) AS objects,
+       max(window_start) FILTER (WHERE number = {limit} - 1) AS last_start,
+       max(meter_id) FILTER (WHERE number = {limit} - 1) AS last_meter
+FROM (SELECT *, row_number() OVER (ORDER BY window_start, meter_id) AS number FROM ({measurements}) AS m) AS m
 """
 _READINGS = """
 SELECT DISTINCT ON (measured_at, meter_id) measured_at, meter_id, interval_minutes, value, is_register, revision,
@@ -172,6 +204,38 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
 
     With `as_of`: those whose cut-off had passed by then, with the names that were known when they were closed.
     """
+    query = await _statement(connection, wanted)
+    rows: list[asyncpg.Record] = []
+    for starts in _batches(wanted):
+        if len(rows) >= wanted.limit:
+            break
+        left = wanted.limit - len(rows)
+        rows += await connection.fetch(query.text, *query.parameters(resolution_minutes, wanted, starts, left))
+    return [MeasurementRow(*row) for row in rows]
+
+
+async def measurements_json(connection: Connection, resolution_minutes: int, wanted: Wanted) -> JsonPage:
+    """Return the same windows but the last, if there are as many as `limit`, as JSON objects."""
+    query = await _statement(connection, wanted)
+    text = _JSON.format(json=OBJECT, limit=query.limit, measurements=query.text)
+    objects: list[str] = []
+    last: tuple[datetime, int] | None = None
+    left = wanted.limit
+    for starts in _batches(wanted):
+        row = await connection.fetchrow(text, *query.parameters(resolution_minutes, wanted, starts, left))
+        assert row is not None  # noqa: S101 - an aggregate always has a row
+        if row["objects"] is not None:
+            objects.append(row["objects"])
+        if row["last_start"] is not None:
+            last = row["last_start"], row["last_meter"]
+        left -= row["found"]
+        if not left:
+            return JsonPage(",".join(objects), last)
+    return JsonPage(",".join(objects), None)
+
+
+async def _statement(connection: Connection, wanted: Wanted) -> _Statement:
+    """Return the statement that reads closed windows."""
     more: list[object] = []
     closing, revision, meters, periods = "", "9223372036854775807", "", ""
     condition = "resolution_minutes = $1 AND organization_id = $3"
@@ -187,18 +251,10 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     if wanted.is_of_few and wanted.as_of is None:
         names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=meters)
     place = 7 + len(more)
+    limit = f"${place}::bigint"
     source = _source(wanted, "measurement", "window_start", "$2", condition, place + 1)
-    query = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, source=source, limit=f"${place}")
-    rows: list[asyncpg.Record] = []
-    for starts in _batches(wanted):
-        if len(rows) >= wanted.limit:
-            break
-        rows += await connection.fetch(
-            query,
-            *(resolution_minutes, starts, wanted.organization_id, _ints(wanted.site_ids), *_after(wanted)),
-            *(*more, wanted.limit - len(rows), *_ends(wanted, starts)),
-        )
-    return [MeasurementRow(*row) for row in rows]
+    text = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, source=source, limit=limit)
+    return _Statement(text, more, limit)
 
 
 async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:

@@ -2,11 +2,15 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
+from services.api.http.decoding import plain
+from services.api.measurement_json import FLAGS
 from tests.support.api import Api, running_api
 from tests.support.seed import seed_catalog
 
@@ -112,6 +116,69 @@ async def test_as_of_shows_what_was_closed_and_known_then(api: Api) -> None:
         ("2026-11-20T11:00:00Z", "Meter 3"),
         ("2026-11-20T12:00:00Z", "Meter 3"),
     ]
+
+
+async def test_json_is_written_as_any_encoder_would(api: Api, database_url: str) -> None:
+    name = 'Gr\u00fc\u00df\u00e9 "\\/\t\x7f\u2028\U0001f600'
+    amounts = ("0", "0.000", "100", "1200.50", "0.0000001", "123456789012345678901234567890.1234567890", None)
+    connection = await asyncpg.connect(database_url)
+    for place in ("meter_configuration SET name", "site_description SET name", "meter SET meter_type"):
+        await connection.execute(f"UPDATE {place} = $1", name)
+    for flags in range(16):
+        await connection.execute(
+            "UPDATE measurement SET flags = $1, energy_wh = $2, volume = $3, pulses = $4 "
+            "WHERE meter_id = $5 AND window_start = $6",
+            *(flags, *(_number(amounts[(flags + more) % len(amounts)]) for more in (0, 3)), 2**62 + flags),
+            *(flags % 8 + 1, T0 + timedelta(hours=flags // 8)),
+        )
+    rows = await connection.fetch("SELECT * FROM measurement ORDER BY window_start, meter_id")
+    await connection.close()
+    token = await api.token(1, "viewer")
+    got = await api.get(f"/v1/measurements?resolution=60&{RANGE}&limit=40", token)
+    expected = [
+        {
+            "window_start": row["window_start"].isoformat().replace("+00:00", "Z"),
+            "resolution_minutes": 60,
+            "meter_id": row["meter_id"],
+            "meter_type": name,
+            "meter_name": name,
+            "meter_unit": "kWh",
+            "site_id": 2 if row["meter_id"] == 3 and row["window_start"].hour >= 12 else 1,
+            "site_name": name,
+            "energy_wh": plain(row["energy_wh"]),
+            "power_w": plain(row["energy_wh"]),
+            "volume": plain(row["volume"]),
+            "flow_per_hour": plain(row["volume"]),
+            "pulses": row["pulses"],
+            "intervals_present": 60,
+            "intervals_expected": 60,
+            "flags": [name for bit, name in FLAGS.items() if row["flags"] & bit],
+        }
+        for row in rows
+    ]
+    whole = {"measurements": expected, "closed_until": "2026-11-20T14:00:00Z", "next_cursor": None}
+    assert got.content == msgspec.json.encode(whole)
+    of_few = await api.get(f"/v1/measurements?resolution=60&{RANGE}&meter_id=1,2,3,4,5,6,7,8,9,10", token)
+    assert of_few.content == got.content
+    rates = await api.get(f"/v1/measurements?resolution=5&{RANGE}", token)
+    assert rates.content == b'{"measurements":[],"closed_until":null,"next_cursor":null}'
+
+
+def _number(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+async def test_rates_are_by_the_hour(api: Api, database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        "CREATE TABLE measurement_y PARTITION OF measurement_5m FOR VALUES FROM ('2026-11-20') TO ('2026-11-22');"
+        "INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present, "
+        "intervals_expected, pulses, energy_wh, volume) VALUES ('2026-11-20T10:05Z', 1, 1, 5, 5, 5, 9, 0.25, 10.10)"
+    )
+    await connection.close()
+    got = await api.get(f"/v1/measurements?resolution=5&{RANGE}", await api.token(1, "viewer"))
+    (row,) = got.json["measurements"]
+    assert (row["power_w"], row["volume"], row["flow_per_hour"]) == ("3", "10.1", "121.2")
 
 
 async def test_csv_is_that_of_an_export(api: Api) -> None:

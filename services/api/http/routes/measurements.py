@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 
 from services.api import measurement_queries
-from services.api.http.call import Call
-from services.api.http.decoding import Id, Instant, plain
+from services.api.http.call import Call, encode
+from services.api.http.decoding import Id, Instant
 from services.api.http.endpoint import Answer, Endpoint
-from services.api.http.paging import Cursor, link, page, read_cursor
+from services.api.http.paging import Cursor, link, page, read_cursor, write_cursor
 from services.api.http.problems import Problem, invalid, not_found
 from services.api.measurement_queries import MeasurementRow, ReadingRow, Wanted
-from services.core.conversion import Utility, hourly_rate
+from services.core.conversion import Utility
 from services.core.csv_records import csv_format
 from services.core.records import MeasurementRow as Record
 from services.core.row_blocks import render_rows
@@ -23,7 +23,8 @@ CSV = "text/csv; charset=utf-8; header=present"
 DAYS = {1: 31, 5: 92, 15: 366, 60: 366}
 READING_DAYS = 31
 _MINUTE = timedelta(minutes=1)
-_FLAGS = {1: "spans_gap", 2: "register_rolled_over", 4: "register_reset", 8: "readings_not_counted"}
+_MEASUREMENTS = b'{"measurements":['
+_NO_MEASUREMENTS = _MEASUREMENTS + b"]"
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=10_000, description="At most so many on a page.")]
 MeterIds = Annotated[list[Id], msgspec.Meta(max_length=1_000)]
 SiteIds = Annotated[list[Id], msgspec.Meta(max_length=250)]
@@ -119,13 +120,16 @@ async def list_measurements(call: Call) -> Answer:
     _check_range(query.from_, query.until, DAYS[query.resolution], f"at {query.resolution} minutes")
     meters, sites = await _whose(call, query.meter_id, query.site_id)
     wanted = _wanted(call, query, timedelta(minutes=query.resolution), meters, sites)
-    rows = await measurement_queries.measurements(call.connection, query.resolution, wanted)
-    found, cursor = page(query, rows, lambda one: [one.window_start, one.meter_id])
     if query.format == "csv":
+        rows = await measurement_queries.measurements(call.connection, query.resolution, wanted)
+        found, cursor = page(query, rows, lambda one: [one.window_start, one.meter_id])
         return _csv(call, _render(found, query.resolution), cursor)
+    objects, last = await measurement_queries.measurements_json(call.connection, query.resolution, wanted)
+    cursor = None if last is None else write_cursor(query, last)
     until = await measurement_queries.closed_until(call.connection, query.resolution)
-    shown = [_measurement(one, query.resolution) for one in found]
-    return Answer(Measurements(shown, until, cursor), headers=link(call, cursor))
+    # The windows come as they are to be sent, and stand first.
+    rest = encode(Measurements([], until, cursor)).removeprefix(_NO_MEASUREMENTS)
+    return Answer(b"".join([_MEASUREMENTS, objects.encode(), b"]", rest]), headers=link(call, cursor))
 
 
 async def list_readings(call: Call) -> Answer:
@@ -214,17 +218,6 @@ def _render(rows: Sequence[MeasurementRow], resolution: int) -> bytes:
         for one in rows
     ]
     return part_format.assemble(render_rows(part_format.layout, records)) if records else part_format.head
-
-
-def _measurement(one: MeasurementRow, resolution: int) -> MeasurementShown:
-    power = None if one.energy_wh is None else hourly_rate(one.energy_wh, resolution)
-    flow = None if one.volume is None else hourly_rate(one.volume, resolution)
-    return MeasurementShown(
-        *(one.window_start, resolution, one.meter_id, one.meter_type, one.meter_name, one.meter_unit),
-        *(one.site_id, one.site_name, plain(one.energy_wh), plain(power), plain(one.volume), plain(flow)),
-        *(one.pulses, one.intervals_present, one.intervals_expected),
-        [name for bit, name in _FLAGS.items() if one.flags & bit] if one.flags else [],
-    )
 
 
 def _reading(one: ReadingRow) -> ReadingShown:
