@@ -12,6 +12,7 @@ from services.delivery.model import RowRange, Run, Version
 from services.delivery.name_sheets import NameSheets
 from services.delivery.planning import FilledWindows
 from services.delivery.row_lines import Lines, RowBlock, Taken
+from services.platform.kept_rows import dropped_of_run
 from services.platform.postgres import Connection, Pool, transaction
 
 # Some tenths of a second at most; the longest slot has 96 windows.
@@ -164,6 +165,11 @@ class RowStore:
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_COMPLETENESS, *of)
         return None if row is None or row[0] is None else Completeness(*row)
+
+    async def are_dropped(self, run: Run) -> bool:
+        """Tell whether retention has dropped rows of the run."""
+        async with transaction(self._pool) as connection:
+            return await dropped_of_run(connection, *run.job, run.slot.start) is not None
 
     async def filled_windows(
         self, organization_id: int, resolution_minutes: int, start: datetime, end: datetime

@@ -87,7 +87,7 @@ def assert_told_of(meterpost: Meterpost, job_id: int, run: str, other: str) -> N
     assert [(one["window_start"], one["runs"]) for one in listed] == [("2026-11-20T10:30:00Z", missed)]
     assert len(meterpost.json("late", "list", "--run", missed[0])["readings"]) == 1
     assert meterpost.json("late", "list", "--run", f"job{job_id}-{other}")["readings"] == []
-    exported = meterpost("late", "export", "--job", job_id, *HOURS, "--output", "-")
+    exported = meterpost("late", "export", "--job", str(job_id), *HOURS, "--output", "-")
     assert exported.code == 0, exported.err
     assert [row["MEASUREMENT_TIME(UTC)"] for row in exported.json["measurements"]] == ["2026-11-20T10:30:00Z"]
     story = meterpost.json(
