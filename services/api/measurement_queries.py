@@ -22,7 +22,7 @@ _LOWEST_ID = -(2**31)
 
 
 class MeasurementRow(NamedTuple):
-    """A closed window of a meter, with the names that were in force."""
+    """A closed window of a meter, with the names that were in force and the unit in which it was counted."""
 
     window_start: datetime
     meter_id: int
@@ -97,13 +97,22 @@ JOIN meter t ON t.meter_id = m.meter_id
 JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.window_start < c.valid_until
 JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
 """
+# Values are made by the factors that were known at the closing, so the unit is the one that was known then; where there
+# is no proof of it any more, the newest one.
+_UNIT = """coalesce((
+    SELECT u.unit
+    FROM window_closing k JOIN meter_configuration u ON u.revision <= k.catalog_revision
+    WHERE k.resolution_minutes = m.resolution_minutes AND k.window_start = m.window_start
+      AND k.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
+      AND u.meter_id = m.meter_id AND u.valid_from <= m.window_start
+    ORDER BY u.valid_from DESC, u.revision DESC LIMIT 1), c.unit)"""
 _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7
 """
 _MEASUREMENTS = """
 {periods}
-SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name, m.intervals_present,
+SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, {unit}, c.site_id, s.name, m.intervals_present,
        m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
 FROM measurement m {closing} {names}
 WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND m.organization_id = $3 {meters}
@@ -158,9 +167,9 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     With `as_of`: those whose cut-off had passed by then, with the names that were known when they were closed.
     """
     more: list[object] = []
-    closing, revision, meters, periods = "", "9223372036854775807", "", ""
+    closing, revision, unit, meters, periods = "", "9223372036854775807", _UNIT, "", ""
     if wanted.as_of is not None:
-        closing, revision = _CLOSING, "w.catalog_revision"
+        closing, revision, unit = _CLOSING, "w.catalog_revision", "c.unit"
         buckets = await connection.fetchval("SELECT coalesce(max(bucket), 0) + 1 FROM window_frontier")
         more = [wanted.as_of, buckets]
     if wanted.meter_ids is not None:
@@ -170,7 +179,7 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
     if wanted.meter_ids is not None and len(wanted.meter_ids) <= _FEW_METERS and wanted.as_of is None:
         names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=f"${6 + len(more)}")
     query = _MEASUREMENTS.format(
-        periods=periods, closing=closing, names=names, meters=meters, limit=f"${7 + len(more)}"
+        periods=periods, closing=closing, names=names, unit=unit, meters=meters, limit=f"${7 + len(more)}"
     )
     rows: list[asyncpg.Record] = []
     for starts in _batches(wanted):
