@@ -98,14 +98,15 @@ JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.windo
 JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
 """
 # Values are made by the factors that were known at the closing, so the unit is the one that was known then; where there
-# is no proof of it any more, the newest one.
-_UNIT = """coalesce((
+# is no proof of it any more, the newest one. Hardly any meter ever had two units.
+_UNIT = """CASE WHEN EXISTS (SELECT FROM meter_configuration o WHERE o.meter_id = m.meter_id AND o.unit <> c.unit)
+    THEN coalesce((
     SELECT u.unit
     FROM window_closing k JOIN meter_configuration u ON u.revision <= k.catalog_revision
     WHERE k.resolution_minutes = m.resolution_minutes AND k.window_start = m.window_start
       AND k.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
       AND u.meter_id = m.meter_id AND u.valid_from <= m.window_start
-    ORDER BY u.valid_from DESC, u.revision DESC LIMIT 1), c.unit)"""
+    ORDER BY u.valid_from DESC, u.revision DESC LIMIT 1), c.unit) ELSE c.unit END"""
 _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7

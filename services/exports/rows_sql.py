@@ -10,6 +10,8 @@ sites (NULL: all), $11 the instant of knowledge (NULL: now), $12 the organizatio
 that read selectively $14 all minutes of the range.
 """
 
+from collections.abc import Mapping
+
 from services.core.csv_records import CSV_HEADER
 from services.core.manual_export import ExportFormat
 from services.windowing.counting_sql import MANY_WINDOWS, counting
@@ -60,7 +62,8 @@ _DESCRIBED = f"""described AS MATERIALIZED (
     SELECT meter_id, meter_type, c.name AS meter_name, unit, site_id, s.name AS site_name,
            greatest(c.valid_from, s.valid_from) AS begins, least(c.valid_until, s.valid_until) AS ends,
            '{{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(c.name)
-           || ',"METER_UNIT":' || to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"' AS json_before,
+           || ',"METER_UNIT":' AS json_to_unit,
+           to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"' AS json_unit,
            '","RESOLUTION(min)":' || $1::integer || ',"SITE_ID":' || site_id || ',"SITE_NAME":' || to_json(s.name)
            || ',"POWER(W)":"' AS json_behind,
            {_defused("meter_type")} AS csv_type, {_defused("c.name")} AS csv_name, {_defused("s.name")} AS csv_site
@@ -92,13 +95,32 @@ _POWER, _ENERGY, _FLOW, _VOLUME = (
     for amount in (f"energy_wh * {_PER_HOUR}", "energy_wh", f"volume * {_PER_HOUR}", "volume")
 )
 _AMOUNTS = f"{_POWER}, {_ENERGY}, {_FLOW}, {_VOLUME}"
-_PLAIN_LINE = f"meter_id, meter_type, meter_name, unit, clock.text, $1::integer, site_id, site_name, {_AMOUNTS}"
-_CSV_LINE = f"meter_id, csv_type, csv_name, unit, clock.text, $1::integer, site_id, csv_site, {_AMOUNTS}"
-_JSON_LINE = f"""json_before || clock.text || json_behind || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY}
-       || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}'"""
+_PLAIN_LINE = f"meter_id, meter_type, meter_name, {{unit}}, clock.text, $1::integer, site_id, site_name, {_AMOUNTS}"
+_CSV_LINE = f"meter_id, csv_type, csv_name, {{unit}}, clock.text, $1::integer, site_id, csv_site, {_AMOUNTS}"
+_JSON_LINE = f"""json_to_unit || {{json_unit}} || clock.text || json_behind
+       || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY} || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}}}'"""
+_UNIT = {"unit": "unit", "json_unit": "json_unit"}
+_COUNTED_UNIT = {
+    "unit": "coalesce(counted_unit, unit)",
+    "json_unit": 'coalesce(to_json(counted_unit) || \',"MEASUREMENT_TIME(UTC)":"\', json_unit)',
+}
 
+# The values of a closed window were made by the factors known then, so its unit is the one known then.
+_CORRECTED = """corrected AS MATERIALIZED (
+    SELECT meter_id FROM meter_configuration
+    WHERE revision <= $9::bigint AND meter_id = ANY ($8::integer[])
+    GROUP BY meter_id HAVING count(DISTINCT unit) > 1
+)"""
 _CLOSED = """
-    SELECT window_start, meter_id, energy_wh, volume FROM measurement
+    SELECT window_start, meter_id, energy_wh, volume,
+           CASE WHEN meter_id IN (SELECT corrected.meter_id FROM corrected) THEN (
+               SELECT k.unit
+               FROM window_closing w JOIN meter_configuration k ON k.revision <= w.catalog_revision
+               WHERE w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
+                 AND w.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
+                 AND k.meter_id = m.meter_id AND k.valid_from <= m.window_start
+               ORDER BY k.valid_from DESC, k.revision DESC LIMIT 1) END AS counted_unit
+    FROM measurement m
     WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
       AND organization_id = $12::integer AND meter_id = ANY ($8::integer[])"""
 
@@ -113,9 +135,9 @@ def _line(export_format: ExportFormat) -> str:
     return lines[export_format]
 
 
-def _rows(source: str, export_format: ExportFormat) -> str:
+def _rows(source: str, export_format: ExportFormat, unit: Mapping[str, str]) -> str:
     return f"""
-SELECT {_line(export_format)}
+SELECT {_line(export_format).format_map(unit)}
 FROM ({source}) AS measured
 JOIN described USING (meter_id)
 JOIN clock USING (window_start)
@@ -128,12 +150,12 @@ def rows_from_readings(export_format: ExportFormat, *, is_selective: bool, is_as
     known = _OF_METERS_ONE_BY_ONE if is_selective else _OF_METERS
     counted = counting(MANY_WINDOWS, known + (_KNOWN_THEN if is_as_of else ""), _PREVIOUS)
     source = "SELECT window_start, meter_id, energy_wh, volume FROM row"
-    return f"WITH {_KNOWN}, {counted}{_STANDS}, {_DESCRIBED}{_rows(source, export_format)}"
+    return f"WITH {_KNOWN}, {counted}{_STANDS}, {_DESCRIBED}{_rows(source, export_format, _UNIT)}"
 
 
 def rows_from_windows(export_format: ExportFormat) -> str:
     """Return the statement for a range whose readings are no longer kept: the closed windows stand for them."""
-    return f"WITH {_KNOWN}, {_DESCRIBED}{_rows(_CLOSED, export_format)}"
+    return f"WITH {_KNOWN}, {_CORRECTED}, {_DESCRIBED}{_rows(_CLOSED, export_format, _COUNTED_UNIT)}"
 
 
 # COPY writes all of them as CSV, of which Parquet is made, too. A line of JSON holds no control characters, so nothing

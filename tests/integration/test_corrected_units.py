@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from services.api.measurement_queries import Wanted, measurements
 from services.api.request_store import request_resend
 from services.core.conversion import Conversion, Utility
+from services.core.manual_export import ExportFormat
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.postgres import Pool, transaction
 from services.windowing.store import WindowStore
@@ -28,6 +30,7 @@ from tests.support.closing import (
     version,
 )
 from tests.support.exports import Exports, at, delivering
+from tests.support.manual_exports import Exporting, TurnedClock, wanted_export
 from tests.support.polling import eventually_async
 from tests.support.receiver import ScriptedReceiver
 
@@ -126,3 +129,28 @@ async def test_the_measurements_of_the_api_have_the_unit_of_their_values(
         await connection.execute("DELETE FROM window_closing")
         rows = await measurements(connection, 60, wanted)
     assert {row.meter_unit for row in rows if row.meter_id == 4} == {"Gallon"}
+
+
+@pytest.mark.parametrize("export_format", [ExportFormat.CSV, ExportFormat.JSON_LINES])
+async def test_an_export_of_windows_whose_readings_are_gone_has_the_unit_of_their_values(
+    pool: Pool, database_url: str, tmp_path: Path, export_format: ExportFormat
+) -> None:
+    store = await closed_hours(pool, database_url)
+    await correct(pool)
+    await close_more(store, database_url, T0 + 2 * HOUR)
+    exporting = Exporting(pool, tmp_path / "store", TurnedClock())
+    wanted = wanted_export(T0, T0 + 2 * HOUR, 60)._replace(format=export_format)
+    # From the readings all is counted anew, by the factors that are known now.
+    assert units(await exporting.file(wanted)) == [("Gallon", "1585.03"), ("Gallon", "1585.03")]
+    await pool.execute("DROP TABLE reading_20261120; DROP TABLE reading_superseded_20261120")
+    assert units(await exporting.file(wanted)) == [("m3", "6.00"), ("Gallon", "1585.03")]
+
+
+def units(content: bytes) -> list[tuple[str, str]]:
+    """Return unit and volume of the rows of meter 4."""
+    text = content.decode()
+    if text.startswith("{"):
+        rows = map(json.loads, text.splitlines())
+        return [(row["METER_UNIT"], row["VOLUME"]) for row in rows if row["METER_ID"] == 4]
+    lines = [line.split(",") for line in text.splitlines()]
+    return [(line[3], line[-1]) for line in lines if line[0] == "4"]
