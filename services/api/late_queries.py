@@ -186,7 +186,8 @@ WHERE ($5::integer IS NULL OR c.site_id = $5)
   AND (now_part.value IS NOT NULL OR (late.is_newest AND held.value IS NOT NULL))
 """  # noqa: S608 - put together from the constants above
 
-# A window of a job's resolution belongs to the one slot that it starts in. Sites are those the run itself went by.
+# A window of a job's resolution belongs to the one slot that it starts in, wherever that begins: a slot may be shorter
+# than its frequency, never longer, and the lower bound spares the index older runs. Sites are those the run went by.
 _FIND_RUNS = f"""
 INSERT INTO late_run
 SELECT l.resolution_minutes, l.window_start, l.meter_id, r.job_id, r.slot_start
@@ -194,8 +195,8 @@ FROM (SELECT DISTINCT resolution_minutes, window_start, meter_id FROM late_readi
 JOIN export_job_version v ON v.organization_id = $1 AND v.resolution_minutes = l.resolution_minutes
                          AND v.data = 'meters_measurements'
 JOIN export_run r ON r.organization_id = v.organization_id AND r.job_id = v.job_id AND r.job_version = v.version
-                 AND r.slot_start = date_bin(v.frequency_minutes * interval '1 minute', l.window_start,
-                                             timestamptz 'epoch')
+                 AND r.slot_start > l.window_start - v.frequency_minutes * interval '1 minute'
+                 AND r.slot_start <= l.window_start AND r.slot_end > l.window_start
 WHERE r.state <> 'skipped' AND ($2::integer IS NULL OR r.job_id = $2) AND ($3::timestamptz IS NULL OR r.slot_start = $3)
   AND (v.site_ids IS NULL OR (
       SELECT site_id FROM meter_configuration

@@ -24,7 +24,7 @@ _LOWEST_ID = -(2**31)
 
 
 class MeasurementRow(NamedTuple):
-    """A closed window of a meter, with the names that were in force."""
+    """A closed window of a meter, with the names that were in force and the unit in which it was counted."""
 
     window_start: datetime
     meter_id: int
@@ -113,10 +113,12 @@ _PERIODS = """
 WITH t AS MATERIALIZED (
     SELECT meter_id, meter_type, utility FROM meter WHERE meter_id = ANY ({meters})
 ), c AS MATERIALIZED (
-    SELECT meter_id, name, unit, site_id, valid_from,
+    SELECT meter_id, name, unit, site_id, valid_from, had_several_units,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from) AS valid_until
-    FROM (SELECT DISTINCT ON (meter_id, valid_from) * FROM meter_configuration
-          WHERE meter_id = ANY ({meters}) ORDER BY meter_id, valid_from, revision DESC) newest
+    FROM (SELECT DISTINCT ON (meter_id, valid_from) *, min(unit) OVER one <> max(unit) OVER one AS had_several_units
+          FROM meter_configuration
+          WHERE meter_id = ANY ({meters}) WINDOW one AS (PARTITION BY meter_id)
+          ORDER BY meter_id, valid_from, revision DESC) newest
 ), s AS MATERIALIZED (
     SELECT site_id, name, valid_from,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY site_id ORDER BY valid_from) AS valid_until
@@ -129,6 +131,16 @@ JOIN t ON t.meter_id = m.meter_id
 JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.window_start < c.valid_until
 JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
 """
+# Values are made by the factors that were known at the closing, so the unit is the one that was known then; where there
+# is no proof of it any more, the newest one. Hardly any meter ever had two units.
+_UNIT = """CASE WHEN {had_several} THEN coalesce((
+    SELECT u.unit
+    FROM window_closing k JOIN meter_configuration u ON u.revision <= k.catalog_revision
+    WHERE k.resolution_minutes = m.resolution_minutes AND k.window_start = m.window_start
+      AND k.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
+      AND u.meter_id = m.meter_id AND u.valid_from <= m.window_start
+    ORDER BY u.valid_from DESC, u.revision DESC LIMIT 1), c.unit) ELSE c.unit END"""
+_HAD_SEVERAL_UNITS = "EXISTS (SELECT FROM meter_configuration o WHERE o.meter_id = m.meter_id AND o.unit <> c.unit)"
 _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7
@@ -143,7 +155,7 @@ _EACH_START = """(SELECT one.* FROM unnest({starts}) AS start CROSS JOIN LATERAL
     OFFSET 0) AS one)"""
 _MEASUREMENTS = """
 {periods}
-SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, c.unit, c.site_id, s.name AS site_name,
+SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, {unit} AS unit, c.site_id, s.name AS site_name,
        m.intervals_present, m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
 FROM {source} m {closing} {names}
 WHERE ($4::int[] IS NULL OR c.site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
@@ -238,9 +250,10 @@ async def _statement(connection: Connection, wanted: Wanted) -> _Statement:
     """Return the statement that reads closed windows."""
     more: list[object] = []
     closing, revision, meters, periods = "", "9223372036854775807", "", ""
+    unit = _UNIT.format(had_several=_HAD_SEVERAL_UNITS)
     condition = "resolution_minutes = $1 AND organization_id = $3"
     if wanted.as_of is not None:
-        closing, revision = _CLOSING, "w.catalog_revision"
+        closing, revision, unit = _CLOSING, "w.catalog_revision", "c.unit"
         buckets = await connection.fetchval("SELECT coalesce(max(bucket), 0) + 1 FROM window_frontier")
         more = [wanted.as_of, buckets]
     if wanted.meter_ids is not None:
@@ -250,10 +263,11 @@ async def _statement(connection: Connection, wanted: Wanted) -> _Statement:
     names = _NAMES.format(revision=revision)
     if wanted.is_of_few and wanted.as_of is None:
         names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=meters)
+        unit = _UNIT.format(had_several="c.had_several_units")
     place = 7 + len(more)
     limit = f"${place}::bigint"
     source = _source(wanted, "measurement", "window_start", "$2", condition, place + 1)
-    text = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, source=source, limit=limit)
+    text = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, unit=unit, source=source, limit=limit)
     return _Statement(text, more, limit)
 
 

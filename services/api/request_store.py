@@ -14,6 +14,7 @@ from services.api.run_queries import find_run
 from services.core.parts import run_id
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
+from services.platform.kept_rows import dropped_of_run
 from services.platform.postgres import Connection, Pool, transaction
 
 
@@ -54,6 +55,8 @@ async def request_retry(
             run = await _run_in(connection, job, slot_start, {"failed", "frozen", "planned"}, "tried again")
             if run == "planned":
                 raise UserError("the run waits for the runs before it; they are sent first")
+            if run == "failed":
+                await _must_be_kept(connection, job, slot_start, "tried again")
         await lift_stop(connection, organization_id, job_id, asker.at)
         return await _add(connection, job, "retry", asker, slot_start=slot_start)
 
@@ -80,6 +83,7 @@ async def request_resend(
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
         await _run_in(connection, job, slot_start, {"delivered"}, "sent again")
+        await _must_be_kept(connection, job, slot_start, "sent again")
         _must_run(job, "resend")
         return await _add(connection, job, "resend", asker, slot_start=slot_start)
 
@@ -138,6 +142,16 @@ async def _run_in(connection: Connection, job: Job, slot_start: datetime, states
     if run.state not in states:
         raise UserError(f"the run {name} is {run.state}, so it cannot be {what}")
     return run.state
+
+
+async def _must_be_kept(connection: Connection, job: Job, slot_start: datetime, what: str) -> None:
+    """Refuse a run of which rows are gone already; delivery looks once more, when nothing can be dropped meanwhile."""
+    dropped = await dropped_of_run(connection, job.organization_id, job.job_id, slot_start)
+    if dropped is not None:
+        raise UserError(
+            f"the run {run_id(job.job_id, slot_start)} cannot be {what}: rows of {dropped.resolution_minutes} minutes "
+            f"before {iso_seconds(dropped.dropped_until)} were dropped by retention, its own among them"
+        )
 
 
 async def _add(

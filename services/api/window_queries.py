@@ -123,11 +123,13 @@ WHERE meter_id = $1 AND valid_from <= $2
 ORDER BY valid_from DESC, c.revision DESC LIMIT 1
 """
 
+# A slot may be shorter than its frequency, and begin anywhere, but never longer.
 _RUNS = """
 SELECT r.job_id, r.slot_start, r.state, p.part, p.state AS part_state
 FROM export_job_version v
 JOIN export_run r ON r.organization_id = v.organization_id AND r.job_id = v.job_id AND r.job_version = v.version
-                 AND r.slot_start = date_bin(v.frequency_minutes * interval '1 minute', $3, timestamptz 'epoch')
+                 AND r.slot_start > $3::timestamptz - v.frequency_minutes * interval '1 minute'
+                 AND r.slot_start <= $3 AND r.slot_end > $3
 LEFT JOIN LATERAL (
     SELECT part, state FROM export_part
     WHERE organization_id = r.organization_id AND job_id = r.job_id AND slot_start = r.slot_start

@@ -179,7 +179,8 @@ def _held_by_job(one: ResolutionStatus) -> str | None:
     return (
         f"KEPT LONGER: rows of {one.resolution_minutes} minutes from {utc(kept.held_from)} on are older than "
         f"{_days(kept.keep)}, but runs of job {kept.held_by_job_id} still need them ({kept.held_partitions} "
-        f"partitions held): deliver them (`meterpost jobs show {kept.held_by_job_id}`), or delete the job."
+        f"partitions held): deliver them (`meterpost jobs show {kept.held_by_job_id}`; `jobs recover` sends failed "
+        "ones), or delete the job."
     )
 
 

@@ -124,6 +124,7 @@ def build(
         requests=Requests(RequestStore(pool), stores.jobs, stores.rows, clock, settings.planned_runs),
         circuits=circuits,
         vault=settings.vault(),
+        pool=pool,
     )
     return Dispatcher(
         stores.jobs,

@@ -39,22 +39,31 @@ FROM (SELECT r.organization_id, r.job_id
 WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
 """  # noqa: S608 - put together from constants
 
-# Stopped jobs that somebody resumed since.
-_WAKE_RESUMED = """
+CATALOG_INCOMPLETE = "catalog_incomplete"
+"""Why a job stopped whose run has rows of which the catalog lacked a name when the run was planned."""
+
+# Stopped jobs that somebody resumed since. What was added to the catalog meanwhile must reach the runs that lacked it.
+_WAKE_RESUMED = f"""
 WITH woken AS (
     UPDATE export_job_progress p
     SET next_attempt_at = $2, stopped_at = NULL, stopped_reason = NULL, stopped_detail = NULL,
         failing_since = NULL, failed_run_count = 0, told = CASE told WHEN 'paused' THEN 'failing' ELSE told END
-    FROM (SELECT r.organization_id, r.job_id
+    FROM (SELECT r.organization_id, r.job_id, r.stopped_reason
           FROM export_job_progress r JOIN export_job j ON j.job_id = r.job_id AND j.resumed_at > r.stopped_at
           WHERE r.transport = $1 AND r.stopped_at IS NOT NULL
           FOR UPDATE OF r SKIP LOCKED) d
     WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
-    RETURNING p.organization_id, p.job_id)
+    RETURNING p.organization_id, p.job_id, d.stopped_reason
+), pinned_anew AS (
+    UPDATE export_run t SET catalog_revision = c.revision
+    FROM woken, catalog_revision c
+    WHERE t.organization_id = woken.organization_id AND t.job_id = woken.job_id AND t.state = 'planned'
+      AND woken.stopped_reason = '{CATALOG_INCOMPLETE}'
+)
 UPDATE export_part t SET failed_in_a_row = 0, next_attempt_at = NULL
 FROM woken
 WHERE t.organization_id = woken.organization_id AND t.job_id = woken.job_id AND t.state = 'waiting'
-"""
+"""  # noqa: S608 - put together from constants
 
 # Jobs of which somebody asked something since; one that is being worked on hears of it when it is released.
 _WAKE_REQUESTED = """
@@ -195,7 +204,10 @@ class JobStore:
         self._instance = instance
 
     async def wake(self, now: datetime) -> None:
-        """Make due the jobs whose next slot is closed and those that were resumed."""
+        """Make due the jobs whose next slot is closed and those that were resumed.
+
+        Runs of a job that lacked names of the catalog pin its newest revision, unless they are frozen.
+        """
         async with transaction(self._pool) as connection:
             await connection.execute(_WAKE_DUE, self._transport, now)
             await connection.execute(_WAKE_RESUMED, self._transport, now)

@@ -10,11 +10,19 @@ from services.delivery.job_health import after_resume
 from services.delivery.model import Claim, Request
 from services.delivery.planning import Plan
 from services.delivery.run_store import move_on, plan_runs
-from services.platform.kept_rows import need_rows
+from services.platform.kept_rows import dropped_of_run, need_rows
 from services.platform.postgres import Connection, Pool, transaction
 
 _RETRY_RUNS = """
-UPDATE export_run SET state = 'frozen', finished_at = NULL
+UPDATE export_run r SET state = 'frozen', finished_at = NULL
+WHERE organization_id = $1 AND job_id = $2 AND state = 'failed' AND ($3::timestamptz IS NULL OR slot_start = $3)
+  AND NOT EXISTS (SELECT FROM export_job_version v JOIN measurement_retention k USING (resolution_minutes)
+                  WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = r.job_version
+                    AND v.data = 'meters_measurements' AND r.slot_start < k.dropped_until)
+"""
+
+_STILL_FAILED = """
+SELECT count(*) FROM export_run
 WHERE organization_id = $1 AND job_id = $2 AND state = 'failed' AND ($3::timestamptz IS NULL OR slot_start = $3)
 """
 
@@ -81,24 +89,38 @@ class RequestStore:
             await _done(connection, claim, request, now, 0, outcome)
 
     async def retry(self, claim: Claim, request: Request, now: datetime) -> None:
-        """Try a run's parts, or those of all runs that failed or wait, again at once."""
+        """Try a run's parts, or those of all runs that failed or wait, again at once.
+
+        Runs of which retention has dropped rows stay failed.
+        """
         key = (*claim.job, request.slot_start)
         async with transaction(self._pool) as connection:
             health = await hold(connection, claim)
+            await need_rows(connection)
             runs = _count(await connection.execute(_RETRY_RUNS, *key))
+            gone = await connection.fetchval(_STILL_FAILED, *key)
             parts = _count(await connection.execute(_RETRY_PARTS, *key))
             await connection.execute(_FARES, *claim.job, *after_resume(health))
             outcome = f"{parts:,} parts are tried at once; {runs:,} runs had failed"
+            if gone:
+                outcome += f"; {gone:,} runs stay failed: their rows were dropped by retention"
             await _done(connection, claim, request, now, runs, outcome)
 
     async def resend(self, claim: Claim, request: Request, now: datetime) -> None:
-        """Send a delivered run again: the same parts under the same ids."""
+        """Send a delivered run again: the same parts under the same ids. Not where retention has dropped rows of it."""
+        if request.slot_start is None:
+            raise RuntimeError("the table refuses a resend without a run")
         key = (*claim.job, request.slot_start)
         async with transaction(self._pool) as connection:
             await hold(connection, claim)
-            runs = _count(await connection.execute(_RESEND_RUN, *key))
-            parts = _count(await connection.execute(_RESEND_PARTS, *key)) if runs else 0
-            outcome = f"{parts:,} parts are sent again" if runs else "there is no such run that was delivered"
+            await need_rows(connection)
+            runs = 0
+            if await dropped_of_run(connection, *key) is not None:
+                outcome = "its rows were dropped by retention: nothing is sent"
+            else:
+                runs = _count(await connection.execute(_RESEND_RUN, *key))
+                parts = _count(await connection.execute(_RESEND_PARTS, *key)) if runs else 0
+                outcome = f"{parts:,} parts are sent again" if runs else "there is no such run that was delivered"
             await _done(connection, claim, request, now, runs, outcome)
 
     async def run_now(self, claim: Claim, request: Request, plan: Plan, seen_version: int, now: datetime) -> None:

@@ -1,4 +1,7 @@
-"""The rows of a run: closed measurements with the names that were in force, as known when the run was planned."""
+"""The rows of a run: closed measurements with the names that were in force, as known when the run was planned.
+
+The unit alone is the one that was known when the window was closed, because the values were made by it.
+"""
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
@@ -8,10 +11,12 @@ from services.core.conversion import MINUTES_PER_HOUR
 from services.core.manifest import Completeness
 from services.core.parts import PartFormat
 from services.core.records import NOT_APPLICABLE
+from services.delivery.closed_units import ClosedUnits
 from services.delivery.model import RowRange, Run, Version
 from services.delivery.name_sheets import NameSheets
 from services.delivery.planning import FilledWindows
 from services.delivery.row_lines import Lines, RowBlock, Taken
+from services.platform.kept_rows import dropped_of_run
 from services.platform.postgres import Connection, Pool, transaction
 
 # Some tenths of a second at most; the longest slot has 96 windows.
@@ -88,6 +93,7 @@ class RowStore:
     def __init__(self, pool: Pool, sheets: NameSheets | None = None) -> None:
         self._pool = pool
         self._sheets = sheets or NameSheets()
+        self._units = ClosedUnits()
 
     async def block(self, run: Run, version: Version, part_format: PartFormat, rows: RowRange) -> RowBlock:
         """Return rows of a run, rendered; fewer than were asked for only where the run ends.
@@ -126,13 +132,21 @@ class RowStore:
     async def rendered(self, run: Run, version: Version, part_format: PartFormat, taken: Taken) -> RowBlock:
         """Return the rows of these lines with their names. Raises as `block`."""
         block = RowBlock(part_format, run.slot.start, taken)
-        sheets = self._sheets
+        sheets, units = self._sheets, self._units
+        corrected = units.known(run, version)
+        if corrected is None:
+            async with transaction(self._pool) as connection:
+                corrected = await units.corrected(connection, run, version)
         for at, first, end in block.windows():
             meters = block.meters(first, end)
             around = sheets.known(run, version, part_format.layout, at, meters)
             if around is None:
                 async with transaction(self._pool) as connection:
                     around = await sheets.around(connection, run, version, part_format.layout, at, meters)
+            if corrected:
+                async with transaction(self._pool) as connection:
+                    layout = part_format.layout
+                    around = await units.put_right(connection, run, version, layout, at, meters, around, corrected)
             block.add_window(at, meters, around, first, end)
         return block
 
@@ -164,6 +178,11 @@ class RowStore:
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_COMPLETENESS, *of)
         return None if row is None or row[0] is None else Completeness(*row)
+
+    async def are_dropped(self, run: Run) -> bool:
+        """Tell whether retention has dropped rows of the run."""
+        async with transaction(self._pool) as connection:
+            return await dropped_of_run(connection, *run.job, run.slot.start) is not None
 
     async def filled_windows(
         self, organization_id: int, resolution_minutes: int, start: datetime, end: datetime

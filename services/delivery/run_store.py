@@ -20,6 +20,9 @@ from services.delivery.planning import Plan, PlannedRun
 from services.platform.crash_points import crash_point
 from services.platform.postgres import Connection, Pool, transaction
 
+ROWS_DROPPED = "rows_dropped"
+"""Why a run failed whose rows retention has dropped: no fault of the receiver, and the job's next run has its turn."""
+
 _PLAN_RUNS = """
 INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state,
                         planned_at, frozen_at, finished_at, is_forced)
@@ -254,7 +257,7 @@ class RunStore:
                 _ADD_ATTEMPT, *key, number, *times, answer.verdict.value, answer.reason, answer.detail
             )
             if not is_new:
-                return await self._recorded_before(connection, run, answer.verdict)
+                return await self._recorded_before(connection, run, answer)
             if answer.verdict is Verdict.DELIVERED:
                 await connection.execute(_PART_DELIVERED, *key, number, attempt.finished_at)
             else:
@@ -266,6 +269,9 @@ class RunStore:
     async def _follow(self, connection: Connection, run: Run, health: JobHealth, attempt: Attempt) -> Recorded:
         """Store what the attempt means for its run and its job."""
         key, at, answer = (*run.job, run.slot.start), attempt.finished_at, attempt.answer
+        if answer.reason == ROWS_DROPPED:
+            await connection.execute(_RUN_FAILED, *key, at)
+            return Recorded.RUN_FAILED
         if answer.verdict is Verdict.STOP:
             occasion = _occasion("paused", run, health, attempt)
             await stop_held(connection, run.job, health, occasion, self._rules)
@@ -296,9 +302,9 @@ class RunStore:
         )
 
     @staticmethod
-    async def _recorded_before(connection: Connection, run: Run, verdict: Verdict) -> Recorded:
+    async def _recorded_before(connection: Connection, run: Run, answer: Answer) -> Recorded:
         """Return what our own repetition led to: the first commit had succeeded, its acknowledgement was lost."""
-        if verdict is Verdict.STOP:
+        if answer.verdict is Verdict.STOP and answer.reason != ROWS_DROPPED:
             return Recorded.JOB_STOPPED
         state = await connection.fetchval(_RUN_STATE, *run.job, run.slot.start)
         return {"delivered": Recorded.RUN_DELIVERED, "failed": Recorded.RUN_FAILED}.get(state, Recorded.GOES_ON)

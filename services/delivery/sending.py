@@ -26,7 +26,7 @@ from services.delivery.model import FrozenPart, RowRange, Run, Version, WaitingP
 from services.delivery.read_ahead import ReadAhead, Rendered
 from services.delivery.row_lines import Lines, Taken
 from services.delivery.row_store import SMALLEST_METER_ID, RowStore
-from services.delivery.run_store import Attempt
+from services.delivery.run_store import ROWS_DROPPED, Attempt
 from services.delivery.transports.base import OutgoingPart, Receiver, Transport
 from services.platform.clock import Clock
 from services.platform.crash_points import crash_point
@@ -38,6 +38,18 @@ BLOCK_ROWS = 20_000
 PIECE_ROWS = 200_000
 MOST_BYTES_AHEAD = 16 * 1024 * 1024
 RENDERING_DIFFERS = "rendering_differs"
+_DIFFERS = Answer(
+    Verdict.STOP,
+    RENDERING_DIFFERS,
+    "the stored rows no longer give the bytes that were fixed when the run was frozen; nothing was sent: find out who "
+    "changed them",
+)
+_DROPPED = Answer(
+    Verdict.STOP,
+    ROWS_DROPPED,
+    "rows of the run were dropped by retention before they were sent, so it can be sent no more; the job goes on with "
+    "the next run",
+)
 
 
 class Freezer:
@@ -115,6 +127,10 @@ class Freezer:
         self._ahead.taken(run, version, part.sha256)
         return body
 
+    async def are_dropped(self, run: Run) -> bool:
+        """Tell whether retention has dropped rows of the run."""
+        return await self._rows.are_dropped(run)
+
     async def catalog(self, run: Run, version: Version) -> list[FrozenPart]:
         """Return what the parts of a catalog's run are. Raises as catalog_parts."""
         if self._catalogs is None:
@@ -184,12 +200,7 @@ class Sender:
         if body is None:
             body = await self._freezer.body(run, version, part.frozen)
         if body is None:
-            answer = Answer(
-                Verdict.STOP,
-                RENDERING_DIFFERS,
-                "the stored rows no longer give the bytes that were fixed when the run was frozen; nothing was "
-                "sent: find out who changed them",
-            )
+            answer = _DROPPED if await self._freezer.are_dropped(run) else _DIFFERS
         else:
             crash_point("delivery.before_send")
             answer = await destination.send(self._outgoing(run, version, part, body))

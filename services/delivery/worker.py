@@ -11,10 +11,12 @@ from typing import NoReturn
 import structlog
 
 from services.core.catalog_records import CATALOG
+from services.core.file_transfer import HOSTED
 from services.core.retry import Answer, Verdict
 from services.delivery.circuits import Circuits
+from services.delivery.hosted_deposits import HostedDeposits, HostedReceiver
 from services.delivery.interval_counts import IntervalCounts, Intervals
-from services.delivery.job_store import MAX_ADOPTED, Adopted, JobStore, Release
+from services.delivery.job_store import CATALOG_INCOMPLETE, MAX_ADOPTED, Adopted, JobStore, Release
 from services.delivery.manifests import make_manifests
 from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version, WaitingPart
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
@@ -27,11 +29,10 @@ from services.delivery.unsealing import Discreet, Withheld, unseal
 from services.platform.clock import Clock
 from services.platform.errors import OperatorNeeded, UserError
 from services.platform.metrics import DELIVERY_RUNS
-from services.platform.postgres import Patience
+from services.platform.postgres import Patience, Pool
 from services.platform.secrets import KeyMissing, Vault
 
 BAD_SETTINGS = "bad_settings"
-CATALOG_INCOMPLETE = "catalog_incomplete"
 UNSUPPORTED_DATA = "unsupported_data"
 SECRET_KEY_MISSING = "secret_key_missing"  # noqa: S105 - a reason
 NOWHERE = ""
@@ -80,7 +81,9 @@ class Worker:
         requests: Requests,
         circuits: Circuits,
         vault: Vault,
+        pool: Pool,
     ) -> None:
+        self._pool = pool
         self._requests = requests
         self._circuits = circuits
         self._vault = vault
@@ -246,13 +249,17 @@ class Worker:
 
     async def _destination(self, claim: Claim, version: Version) -> Receiver:
         try:
-            return Discreet(self._transport, unseal(self._vault, claim.job, version.settings))
+            unsealed = unseal(self._vault, claim.job, version.settings)
+            receiver = Discreet(self._transport, unsealed)
         except KeyMissing as error:
             # Nobody's settings are wrong but ours, so no job is stopped by it.
             log.warning("secret_key_missing", job=claim.job.job_id, error=str(error))
             return Withheld(NOWHERE, Answer(Verdict.RETRY, SECRET_KEY_MISSING, str(error)))
         except UserError as error:
             await self._stop(claim, BAD_SETTINGS, f"{error}; correct them, then resume the job")
+        if HOSTED in unsealed.settings:
+            return HostedReceiver(receiver, HostedDeposits(self._pool, claim.job.organization_id))
+        return receiver
 
     async def _stop(self, claim: Claim, reason: str, detail: str) -> NoReturn:
         await self._stores.jobs.stop(claim, self._clock.now(), reason, detail)

@@ -67,7 +67,9 @@ class _Layout(NamedTuple):
     """What stands in a line besides the time and the amounts."""
 
     before: str
-    """An expression, of what stands before the time; computed once for many lines."""
+    """An expression, of what stands before the unit; computed once for many lines."""
+    unit: str
+    """The same of the unit, which stands in the place of {}, up to the time."""
     behind: str
     """The same of what stands between the time and power, energy, flow and volume."""
     between: tuple[str, str, str]
@@ -77,7 +79,8 @@ class _Layout(NamedTuple):
 
 def _csv_layout(meter_type: str, meter_name: str, site_name: str) -> _Layout:
     return _Layout(
-        f"meter_id || ',' || {_cell(meter_type)} || ',' || {_cell(meter_name)} || ',' || unit || ','",
+        f"meter_id || ',' || {_cell(meter_type)} || ',' || {_cell(meter_name)} || ','",
+        "{} || ','",
         f"',' || $1::integer || ',' || site_id || ',' || {_cell(site_name)} || ','",
         (",", ",", ","),
         "\\n",
@@ -90,7 +93,8 @@ _LAYOUTS = {
     ExportFormat.PARQUET: _csv_layout("meter_type", "c.name", "s.name"),
     ExportFormat.JSON_LINES: _Layout(
         """'{"METER_ID":' || meter_id || ',"METER_TYPE":' || to_json(meter_type) || ',"METER_NAME":' || to_json(c.name)
-           || ',"METER_UNIT":' || to_json(unit) || ',"MEASUREMENT_TIME(UTC)":"'""",
+           || ',"METER_UNIT":'""",
+        """to_json({}) || ',"MEASUREMENT_TIME(UTC)":"'""",
         """'","RESOLUTION(min)":' || $1::integer || ',"SITE_ID":' || site_id || ',"SITE_NAME":' || to_json(s.name)
            || ',"POWER(W)":"'""",
         ('","ENERGY(Wh)":"', '","FLOW":"', '","VOLUME":"'),
@@ -102,11 +106,16 @@ _SMALL = 10**8
 """The product of two such numbers and of the minutes of an hour is well within 64 bits."""
 
 
-def _described(layout: _Layout) -> str:
-    """Return the spans in which all that a meter's lines say besides time and pulses stays the same, and that."""
+def _described(layout: _Layout, *, of_pulses: bool) -> str:
+    """Return the spans in which all that a meter's lines say besides time and pulses stays the same, and that.
+
+    Of windows the unit stands alone: it is that of their values.
+    """
+    unit = layout.unit.format("unit")
+    before = f"{layout.before} || {unit} AS before" if of_pulses else f"{layout.before} AS before, {unit} AS unit_text"
     return f"""described AS MATERIALIZED (
     SELECT meter_id, greatest(c.valid_from, s.valid_from) AS begins, least(c.valid_until, s.valid_until) AS ends,
-           {layout.before} AS before, {layout.behind} AS behind,
+           {before}, {layout.behind} AS behind,
            wh_per_pulse, wh_per_pulse * {_PER_HOUR} AS watts_per_pulse,
            volume_per_pulse, volume_per_pulse * {_PER_HOUR} AS flow_per_pulse,
            CASE WHEN wh_per_pulse = trunc(wh_per_pulse) AND wh_per_pulse <= {_SMALL} THEN wh_per_pulse::bigint END
@@ -150,8 +159,22 @@ _OF_PULSES = _Amounts(
     "pulses * watts_per_pulse", "pulses * wh_per_pulse", "pulses * flow_per_pulse", "pulses * volume_per_pulse"
 )
 _OF_WINDOWS = _Amounts(f"energy_wh * {_PER_HOUR}", "energy_wh", f"volume * {_PER_HOUR}", "volume")
+# The values of a closed window were made by the factors known then, so its unit is the one known then.
+_CORRECTED = """corrected AS MATERIALIZED (
+    SELECT meter_id FROM meter_configuration
+    WHERE revision <= $9::bigint AND meter_id = ANY ($8::integer[])
+    GROUP BY meter_id HAVING count(DISTINCT unit) > 1
+)"""
 _CLOSED = """
-    SELECT window_start, meter_id, energy_wh, volume FROM measurement
+    SELECT window_start, meter_id, energy_wh, volume,
+           CASE WHEN meter_id IN (SELECT corrected.meter_id FROM corrected) THEN (
+               SELECT k.unit
+               FROM window_closing w JOIN meter_configuration k ON k.revision <= w.catalog_revision
+               WHERE w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
+                 AND w.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
+                 AND k.meter_id = m.meter_id AND k.valid_from <= m.window_start
+               ORDER BY k.valid_from DESC, k.revision DESC LIMIT 1) END AS counted_unit
+    FROM measurement m
     WHERE resolution_minutes = $1::integer AND window_start >= $2::timestamptz AND window_start < $3::timestamptz
       AND organization_id = $12::integer AND meter_id = ANY ($8::integer[])"""
 
@@ -184,8 +207,9 @@ def _rows(source: str, export_format: ExportFormat, *, of_pulses: bool) -> str:
     if of_pulses:
         energy = _whole_energy(between_energy, energy)
     volume = _pair(between_pairs, amounts.flow, between_volume, amounts.volume, layout.end)
-    line = f"before || clock.text || behind || {energy} || {volume}"
-    return f"""{_described(layout)}
+    unit = "" if of_pulses else f"coalesce({layout.unit.format('counted_unit')}, unit_text) || "
+    line = f"before || {unit}clock.text || behind || {energy} || {volume}"
+    return f"""{_described(layout, of_pulses=of_pulses)}
 SELECT count(*) AS row_count, convert_to(string_agg({line}, '' ORDER BY place + meter_id), 'UTF8') AS lines
 FROM ({source}) AS measured
 JOIN described USING (meter_id)
@@ -203,7 +227,7 @@ def rows_from_readings(export_format: ExportFormat, *, is_selective: bool, is_as
 
 def rows_from_windows(export_format: ExportFormat) -> str:
     """Return the statement for a range whose readings are no longer kept: the closed windows stand for them."""
-    return f"WITH {_KNOWN}, {_rows(_CLOSED, export_format, of_pulses=False)}"
+    return f"WITH {_KNOWN}, {_CORRECTED}, {_rows(_CLOSED, export_format, of_pulses=False)}"
 
 
 # From when on readings, and the versions that newer ones displaced, are kept. NULL: none is.

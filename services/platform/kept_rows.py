@@ -6,11 +6,37 @@ alone. Both hold their word to the end of the transaction; what they read afterw
 """
 
 from datetime import datetime
+from typing import NamedTuple
 
 from services.platform.postgres import Connection
 
+# A catalog is rendered from what is never dropped.
+_DROPPED_OF_RUN = """
+SELECT v.resolution_minutes, k.dropped_until
+FROM export_run r
+JOIN export_job_version v ON v.organization_id = r.organization_id AND v.job_id = r.job_id AND v.version = r.job_version
+JOIN measurement_retention k USING (resolution_minutes)
+WHERE r.organization_id = $1 AND r.job_id = $2 AND r.slot_start = $3 AND v.data = 'meters_measurements'
+  AND r.slot_start < k.dropped_until
+"""
+
 # One transaction at a time judges what is needed; the number is arbitrary but ours.
 _LOCK = 7_316_045
+
+
+class RowsDropped(NamedTuple):
+    """Rows of a run are gone: the windows of its resolution that start before this."""
+
+    resolution_minutes: int
+    dropped_until: datetime
+
+
+async def dropped_of_run(
+    connection: Connection, organization_id: int, job_id: int, slot_start: datetime
+) -> RowsDropped | None:
+    """Return which rows of a run retention has dropped; None: none. Where it must stay so, `need_rows` comes first."""
+    row = await connection.fetchrow(_DROPPED_OF_RUN, organization_id, job_id, slot_start)
+    return None if row is None else RowsDropped(*row)
 
 
 async def need_rows(connection: Connection) -> dict[int, datetime]:

@@ -2,9 +2,9 @@
 
 Beside the closing, on a connection of its own. A partition is over by the clock of closing, never by the wall clock: so
 a replay of old readings keeps what it closes. It is dropped once nobody has to send its rows any more: the oldest run
-that is not delivered, of whichever job, holds its slot's partition and all later ones. A job that begins in the past,
-or a backfill, either comes first and holds its rows, or finds them dropped and begins later (`platform/kept_rows.py`).
-How far rows were dropped, and what is held for whom, stands in `measurement_retention`.
+that is not delivered, a failed one, too, of whichever job, holds its slot's partition and all later ones. A job that
+begins in the past, or a backfill, either comes first and holds its rows, or finds them dropped and begins later
+(`platform/kept_rows.py`). How far rows were dropped, and what is held for whom, stands in `measurement_retention`.
 """
 
 import asyncio
@@ -33,8 +33,9 @@ _PARTITIONS = """
     SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = ('measurement_' || $1::integer || 'm')::regclass
 """
-# Unfinished runs, and the slots that a job has not planned yet: its next one, or, before it has one, its first. Slots
-# inside a pause that lasts are skipped and need nothing, and a job that was deleted sends nothing.
+# Unfinished runs; failed ones, which somebody may ask for as long as their rows are whole; and the slots that a job has
+# not planned yet: its next one, or, before it has one, its first. Slots inside a pause that lasts are skipped and need
+# nothing, and a job that was deleted sends nothing.
 _NEEDED = """
 SELECT needed_from, job_id
 FROM (
@@ -43,7 +44,10 @@ FROM (
     JOIN export_job j USING (job_id)
     JOIN export_job_version v ON v.organization_id = r.organization_id AND v.job_id = r.job_id
                              AND v.version = r.job_version
-    WHERE r.state IN ('planned', 'frozen') AND j.deleted_at IS NULL
+    LEFT JOIN measurement_retention k USING (resolution_minutes)
+    WHERE (r.state IN ('planned', 'frozen')
+           OR (r.state = 'failed' AND r.slot_start >= coalesce(k.dropped_until, '-infinity')))
+      AND j.deleted_at IS NULL
       AND v.resolution_minutes = $1 AND v.data = 'meters_measurements'
     UNION ALL
     SELECT following.slot_start, j.job_id
@@ -154,7 +158,7 @@ class MeasurementKeeper:
                 first=over.held[0].name,
                 partitions=len(over.held),
                 job_id=over.held_by_job_id,
-                action="runs of this job are not delivered: mend, pause or delete it",
+                action="runs of this job are not delivered, or failed: mend and recover it, or delete it",
             )
 
 

@@ -123,6 +123,36 @@ async def test_a_repaired_address_reaches_the_runs_that_wait(
     assert {row["SITE_ID"] for row in rows(receiver.received[0])} == {1}
 
 
+async def test_what_is_added_to_the_catalog_reaches_the_runs_that_lacked_it(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
+) -> None:
+    """Those that were planned, and waited behind the one that stopped the job, too."""
+    await exports.seed(meters=2)
+    await exports.execute("DELETE FROM meter_configuration WHERE meter_id = 2")
+    await exports.close_windows(15, at(8), at(10))
+    job_id = await exports.add_job(to)
+    async with delivering(exports.url):
+        stopped = await until_stopped(exports, job_id, "catalog_incomplete")
+        assert "the catalog has no name for meter 2" in stopped["stopped_detail"]
+        # Resumed for nothing, it says so again.
+        await resume(exports, job_id)
+
+        async def stopped_again() -> bool:
+            found = (await exports.progress(job_id))["stopped_at"]
+            return found is not None and found > stopped["stopped_at"]
+
+        await eventually_async(stopped_again)
+        await exports.execute("UPDATE catalog_revision SET revision = 2")
+        await exports.execute(
+            "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse) "
+            "VALUES (2, '-infinity', 2, 'Late', 1, 'm3', 1)"
+        )
+        await resume(exports, job_id)
+        await until_states(exports, job_id, ["delivered"] * 2)
+    assert await exports.column("SELECT catalog_revision FROM export_run") == [2, 2]
+    assert {row["METER_NAME"] for one in receiver.accepted for row in rows(one)} == {"Meter 1", "Late"}
+
+
 async def test_bytes_that_changed_are_not_sent(
     exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any]
 ) -> None:

@@ -204,7 +204,7 @@ INSERT INTO export_job_version (organization_id, job_id, version, effective_from
                                 resolution_minutes, site_ids, transport, transport_settings)
 VALUES (1, 1, 1, '-infinity', 'Fives', 'meters_measurements', 60, 5, NULL, 'https', '{}'),
        (1, 2, 1, '-infinity', 'Hours of the south', 'meters_measurements', 60, 60, '{2}', 'sftp', '{}'),
-       (1, 3, 1, '-infinity', 'Catalog', 'catalog', 60, 5, NULL, 'https', '{}'),
+       (1, 3, 1, '-infinity', 'Catalog', 'catalog', 1440, 0, NULL, 'https', '{}'),
        (1, 4, 1, '-infinity', 'Paused', 'meters_measurements', 60, 5, NULL, 'https', '{}');
 INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
 SELECT 1, n, s, s + interval '1 hour', 1, 1, CASE n WHEN 4 THEN 'skipped' ELSE 'delivered' END

@@ -144,7 +144,7 @@ async def test_what_is_kept_longer_from_now_on_does_not_come_back(pool: Pool, da
     assert await retention_of(pool) == Retention(1, None, MIDNIGHT + 3 * DAY, None, 0, None)
 
 
-@pytest.mark.parametrize("state", ["planned", "frozen"])
+@pytest.mark.parametrize("state", ["planned", "frozen", "failed"])
 async def test_a_run_that_is_not_delivered_holds_its_rows_and_all_after_them(
     pool: Pool, database_url: str, state: str
 ) -> None:
@@ -201,10 +201,21 @@ async def test_an_edit_to_another_resolution_holds_what_it_will_need(pool: Pool,
     assert (await days_of(pool, 1))[0] == "20261123"
 
 
-async def test_a_job_that_was_deleted_holds_nothing(pool: Pool, database_url: str) -> None:
+async def test_a_failed_run_of_which_rows_are_gone_holds_nothing(pool: Pool, database_url: str) -> None:
+    await five_days(pool, database_url)
+    await MeasurementKeeper(pool, {**KEEP, 1: 4 * DAY}).look()
+    await job(pool, T0)
+    await pool.execute(PROGRESS, T0 + 4 * DAY)
+    await pool.execute(RUN, T0, "failed")
+    await MeasurementKeeper(pool, KEEP).look()
+    assert (await days_of(pool, 1))[0] == "20261123"
+
+
+@pytest.mark.parametrize("state", ["frozen", "failed"])
+async def test_a_job_that_was_deleted_holds_nothing(pool: Pool, database_url: str, state: str) -> None:
     await five_days(pool, database_url)
     await job(pool, T0)
-    await pool.execute(RUN, T0, "frozen")
+    await pool.execute(RUN, T0, state)
     await pool.execute("UPDATE export_job SET deleted_at = now()")
     await MeasurementKeeper(pool, KEEP).look()
     assert (await days_of(pool, 1))[0] == "20261123"
