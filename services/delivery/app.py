@@ -22,6 +22,7 @@ from services.delivery.row_store import RowStore
 from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.settings import DeliverySettings
+from services.delivery.slots import Slots
 from services.delivery.transports import TRANSPORTS
 from services.delivery.transports.base import Deadlines, Means, Transport
 from services.delivery.worker import Limits, Stores, Worker
@@ -126,11 +127,14 @@ def build(
         stores.jobs,
         worker,
         transport=name,
-        concurrency=settings.concurrency,
-        destination_concurrency=settings.destination_concurrency,
         lease=lease,
         look_seconds=settings.look_seconds,
         clock=clock,
         patience=patience,
-        circuits=circuits,
+        slots=Slots(settings.concurrency, settings.destination_concurrency, circuits, _own_addresses(settings)),
     )
+
+
+def _own_addresses(settings: DeliverySettings) -> list[str]:
+    hosted = settings.hosted_folder()
+    return [] if hosted is None else [f"{hosted.host}:{hosted.port}"]
