@@ -74,7 +74,8 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     dispatcher = build(name, transport, pool, stores, installation_id, settings, clock, patience)
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
     poster = Poster(pool, settings.vault(), means)
-    notifier = Notifier(pool, Mailer(settings), poster, installation_id, clock)
+    mailer = Mailer(settings)
+    notifier = Notifier(pool, mailer, poster, installation_id, clock)
     notifying = asyncio.create_task(notifier.run(patience))
     tests = ConnectionTests(name, transport, pool, settings.vault(), clock)
     testing = asyncio.create_task(tests.run(patience))
@@ -88,6 +89,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
             task.cancel()
         await asyncio.gather(listening, notifying, testing, return_exceptions=True)
         await poster.aclose()
+        mailer.close()
         await transport.aclose()
         pool.terminate()
 
