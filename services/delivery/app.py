@@ -107,7 +107,7 @@ def build(
     """Put the parts together."""
     lease = timedelta(seconds=settings.lease_seconds)
     at_once = max(1, settings.database_connections // 3)
-    freezer = Freezer(stores.rows, transport, at_once=at_once, catalogs=CatalogStore(pool))
+    freezer = Freezer(stores.rows, CatalogStore(pool), transport, at_once=at_once)
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )
