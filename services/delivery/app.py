@@ -22,6 +22,7 @@ from services.delivery.row_store import RowStore
 from services.delivery.run_store import RunStore
 from services.delivery.sending import Freezer, Sender
 from services.delivery.settings import DeliverySettings
+from services.delivery.slots import Slots
 from services.delivery.transports import TRANSPORTS
 from services.delivery.transports.base import Deadlines, Means, Transport
 from services.delivery.worker import Limits, Stores, Worker
@@ -74,7 +75,8 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     listening = asyncio.create_task(listen(settings, name, dispatcher.bell, stopping))
     listening.add_done_callback(lambda _task: stopping.set())  # told to stop, or Kafka refuses us: nobody waits for it
     poster = Poster(pool, settings.vault(), means)
-    notifier = Notifier(pool, Mailer(settings), poster, installation_id, clock)
+    mailer = Mailer(settings)
+    notifier = Notifier(pool, mailer, poster, installation_id, clock)
     notifying = asyncio.create_task(notifier.run(patience))
     tests = ConnectionTests(name, transport, pool, settings.vault(), clock)
     testing = asyncio.create_task(tests.run(patience))
@@ -88,6 +90,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
             task.cancel()
         await asyncio.gather(listening, notifying, testing, return_exceptions=True)
         await poster.aclose()
+        mailer.close()
         await transport.aclose()
         pool.terminate()
     if not listening.cancelled():
@@ -107,7 +110,7 @@ def build(
     """Put the parts together."""
     lease = timedelta(seconds=settings.lease_seconds)
     at_once = max(1, settings.database_connections // 3)
-    freezer = Freezer(stores.rows, transport, at_once=at_once, catalogs=CatalogStore(pool))
+    freezer = Freezer(stores.rows, CatalogStore(pool), transport, at_once=at_once)
     policy = RetryPolicy(
         timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.longest_retry_seconds)
     )
@@ -130,11 +133,14 @@ def build(
         stores.jobs,
         worker,
         transport=name,
-        concurrency=settings.concurrency,
-        destination_concurrency=settings.destination_concurrency,
         lease=lease,
         look_seconds=settings.look_seconds,
         clock=clock,
         patience=patience,
-        circuits=circuits,
+        slots=Slots(settings.concurrency, settings.destination_concurrency, circuits, _own_addresses(settings)),
     )
+
+
+def _own_addresses(settings: DeliverySettings) -> list[str]:
+    hosted = settings.hosted_folder()
+    return [] if hosted is None else [f"{hosted.host}:{hosted.port}"]

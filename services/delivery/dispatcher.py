@@ -1,15 +1,14 @@
-"""Who is worked on next: jobs that are due, oldest first, so many at a time, and so many to one destination."""
+"""Who is worked on next: jobs that are due, oldest first, within the shares that are free."""
 
 import asyncio
 import time
-from collections import Counter
 from datetime import datetime, timedelta
 
 import structlog
 
-from services.delivery.circuits import Circuits
 from services.delivery.job_store import JobStore, Release
 from services.delivery.model import Claim
+from services.delivery.slots import Slots
 from services.delivery.worker import Worker
 from services.platform.clock import Clock
 from services.platform.errors import Superseded, Unavailable
@@ -33,25 +32,20 @@ class Dispatcher:
         worker: Worker,
         *,
         transport: str,
-        concurrency: int,
-        destination_concurrency: int,
         lease: timedelta,
         look_seconds: float,
         clock: Clock,
         patience: Patience,
-        circuits: Circuits,
+        slots: Slots,
     ) -> None:
-        self._circuits = circuits
+        self._slots = slots
         self._jobs = jobs
         self._worker = worker
         self._transport = transport
-        self._concurrency = concurrency
-        self._destination_concurrency = destination_concurrency
         self._lease = lease
         self._look_seconds = look_seconds
         self._clock = clock
         self._patience = patience
-        self._at_work: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_housekeeping = float("-inf")
         self.bell = asyncio.Event()
@@ -80,28 +74,23 @@ class Dispatcher:
                 self.bell.set()
             else:
                 self._last_housekeeping = time.monotonic()
+            self._slots.has_several_organizations = await self._jobs.has_several_organizations()
         await self._jobs.wake(now)
-        while len(self._tasks) < self._concurrency and not self._patience.stopping.is_set():
-            usually = self._destination_concurrency
-            busy = [
-                address for address, count in self._at_work.items() if count >= self._circuits.at_once(address, usually)
-            ]
-            claim = await self._jobs.claim(self._clock.now(), self._lease, busy)
+        while self._slots.is_free and not self._patience.stopping.is_set():
+            claim = await self._jobs.claim(self._clock.now(), self._lease, self._slots.busy())
             if claim is None:
                 return
             self._start(claim)
 
     def _start(self, claim: Claim) -> None:
-        self._at_work[claim.destination] += 1
+        self._slots.take(claim)
         task = asyncio.create_task(self._slice(claim))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, claim))
 
     def _ended(self, task: asyncio.Task[None], claim: Claim) -> None:
         self._tasks.discard(task)
-        self._at_work[claim.destination] -= 1
-        if not self._at_work[claim.destination]:
-            del self._at_work[claim.destination]
+        self._slots.give_back(claim)
         self.bell.set()
 
     async def _slice(self, claim: Claim) -> None:

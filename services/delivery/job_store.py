@@ -1,6 +1,6 @@
 """The SQL of jobs: finding the due ones, claiming, releasing, stopping."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import msgspec
 
 from services.delivery.health_store import hold, stop_held, stop_occasion
 from services.delivery.job_health import HealthRules
-from services.delivery.model import Claim, Job, JobKey, Pause, Request, Version
+from services.delivery.model import Busy, Claim, Job, JobKey, Pause, Request, Version
 from services.delivery.planning import Plan
 from services.platform.errors import Superseded
 from services.platform.kept_rows import need_rows
@@ -19,6 +19,7 @@ from services.platform.postgres import Connection, Pool, transaction
 MAX_ADOPTED = 500
 # As many runs as a job can plan ahead (settings); counting more of them would tell nothing.
 MAX_COUNTED = 10_000
+NOTHING_BUSY = Busy()
 
 # Up to where slots are due, by resolution; those of catalogs, which have none, by the platform's clock.
 _DUE_UNTIL = """
@@ -118,16 +119,23 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT DO NOTHING
 """
 
-# The oldest first, whoever's; destinations that are busy enough are passed over.
+# The oldest first, whoever's; what has enough slots already is passed over.
 _CLAIM = """
 UPDATE export_job_progress p
 SET lease_owner = $3, lease_until = $4, next_attempt_at = $4, epoch = p.epoch + 1
 FROM (SELECT organization_id, job_id FROM export_job_progress
       WHERE transport = $1 AND next_attempt_at <= $2 AND destination <> ALL ($5::text[])
+        AND organization_id || ' ' || destination <> ALL ($6::text[]) AND organization_id <> ALL ($7::integer[])
+        AND (failing_since IS NULL OR NOT ($8::boolean OR organization_id = ANY ($9::integer[])))
       ORDER BY next_attempt_at LIMIT 1
       FOR UPDATE SKIP LOCKED) d
 WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
-RETURNING p.organization_id, p.job_id, p.epoch, p.destination
+RETURNING p.organization_id, p.job_id, p.epoch, p.destination, p.failing_since IS NOT NULL AS is_failing
+"""
+
+_SEVERAL_ORGANIZATIONS = """
+SELECT min(organization_id) <> max(organization_id) FROM export_job_progress
+WHERE transport = $1 AND next_slot_end IS NOT NULL AND stopped_at IS NULL
 """
 
 _RENEW = """
@@ -275,15 +283,30 @@ class JobStore:
             )
         return len(kept)
 
-    async def claim(self, now: datetime, lease: timedelta, busy_destinations: Collection[str]) -> Claim | None:
+    async def has_several_organizations(self) -> bool:
+        """Tell whether more than one organization has jobs that are followed."""
+        async with transaction(self._pool) as connection:
+            return bool(await connection.fetchval(_SEVERAL_ORGANIZATIONS, self._transport))
+
+    async def claim(self, now: datetime, lease: timedelta, busy: Busy = NOTHING_BUSY) -> Claim | None:
         """Claim the job that has been due for the longest time, if there is one."""
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(
-                _CLAIM, self._transport, now, self._instance, now + lease, list(busy_destinations)
+                _CLAIM,
+                self._transport,
+                now,
+                self._instance,
+                now + lease,
+                list(busy.addresses),
+                [f"{organization_id} {address}" for organization_id, address in busy.accounts],
+                list(busy.organizations),
+                busy.is_failing_busy,
+                list(busy.failing_organizations),
             )
         if row is None:
             return None
-        return Claim(JobKey(row["organization_id"], row["job_id"]), row["epoch"], row["destination"])
+        key = JobKey(row["organization_id"], row["job_id"])
+        return Claim(key, row["epoch"], row["destination"], row["is_failing"])
 
     async def renew(self, claim: Claim, lease_until: datetime) -> None:
         """Keep the claim for longer. Without effect where it is over."""

@@ -1,6 +1,6 @@
 """The values that delivery works with: what a job says, what a run and a part are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -8,6 +8,8 @@ from services.core.schedule import Slot
 
 MEASUREMENTS = "meters_measurements"
 """The data of a job that exports closed windows."""
+NOWHERE = ""
+"""The destination of a job whose settings name none, or cannot be read."""
 
 
 class JobKey(NamedTuple):
@@ -23,6 +25,21 @@ class Claim(NamedTuple):
     job: JobKey
     epoch: int
     destination: str
+    is_failing: bool = False
+    """Its last attempt failed."""
+
+
+class Busy(NamedTuple):
+    """What has as many slots as it may, and is passed over when jobs are claimed."""
+
+    addresses: Collection[str] = ()
+    accounts: Collection[tuple[int, str]] = ()
+    """Of an organization at an address."""
+    organizations: Collection[int] = ()
+    failing_organizations: Collection[int] = ()
+    """Of these the jobs that fail."""
+    is_failing_busy: bool = False
+    """Whoever's jobs that fail."""
 
 
 class Version(NamedTuple):

@@ -58,11 +58,11 @@ class Freezer:
     def __init__(
         self,
         rows: RowStore,
+        catalogs: CatalogStore,
         transport: Transport,
         *,
         at_once: int,
         kept: KeptParts | None = None,
-        catalogs: CatalogStore | None = None,
     ) -> None:
         self._rows = rows
         self._catalogs = catalogs
@@ -112,8 +112,8 @@ class Freezer:
 
     async def body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         """Return the bytes of a part; None where they are not those of its first rendering. Raises as `parts`."""
-        if version.data == CATALOG and self._catalogs is not None:
-            return await self._catalog_body(self._catalogs, run, version, part)
+        if version.data == CATALOG:
+            return await self._catalog_body(run, version, part)
         body = self._kept.take(part.sha256)
         if body is None:
             await self._ahead.wait(run)
@@ -133,16 +133,14 @@ class Freezer:
 
     async def catalog(self, run: Run, version: Version) -> list[FrozenPart]:
         """Return what the parts of a catalog's run are. Raises as catalog_parts."""
-        if self._catalogs is None:
-            raise RuntimeError("this one was made without catalogs")
         return await catalog_parts(self._catalogs, self._turn, self._kept, run, version)
 
-    async def _catalog_body(self, catalogs: CatalogStore, run: Run, version: Version, part: FrozenPart) -> bytes | None:
+    async def _catalog_body(self, run: Run, version: Version, part: FrozenPart) -> bytes | None:
         kept = self._kept.take(part.sha256)
         if kept is not None:
             return kept
         async with self._turn:
-            body = await catalog_body(catalogs, run, version, part.rows)
+            body = await catalog_body(self._catalogs, run, version, part.rows)
         return body if body is not None and hashlib.sha256(body).digest() == part.sha256 else None
 
     async def _further(self, run: Run, version: Version, place: RowRange) -> Rendered | None:

@@ -18,7 +18,10 @@ class DeliverySettings(ServiceSettings, SecretSettings, SmtpSettings, HostedFold
 
     concurrency: int = Field(32, ge=1, le=1_000, description="Jobs that one process works on at a time.")
     destination_concurrency: int = Field(
-        4, ge=1, le=1_000, description="Of these, how many at most send to one host and port."
+        4,
+        ge=1,
+        le=1_000,
+        description="Of these, how many of one organization at most send to one host and port; of all, twice as many.",
     )
     database_connections: int = Field(12, ge=3, le=200, description="Connections to PostgreSQL that a process opens.")
     look_seconds: float = Field(1.0, gt=0, le=60, description="The tables are looked into at least so often.")

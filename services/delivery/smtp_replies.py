@@ -30,7 +30,9 @@ class _BoundedLines:
         self._file.close()
 
 
-class _Bounded(smtplib.SMTP):
+class BoundedSmtp(smtplib.SMTP):
+    """A connection whose replies have an end."""
+
     def getreply(self) -> tuple[int, bytes]:
         """Read a reply. Raises as smtplib's own, and SMTPServerDisconnected where it is too long."""
         sock: Any = self.sock
@@ -38,11 +40,3 @@ class _Bounded(smtplib.SMTP):
             self.file = _BoundedLines(self.file or sock.makefile("rb"))
         self.file.begin()
         return super().getreply()
-
-
-class BoundedSmtp(_Bounded):
-    """A connection that begins in plain text."""
-
-
-class BoundedSmtpTls(_Bounded, smtplib.SMTP_SSL):
-    """A connection inside TLS from its first byte."""

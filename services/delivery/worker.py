@@ -13,12 +13,23 @@ import structlog
 from services.core.catalog_records import CATALOG
 from services.core.file_transfer import HOSTED
 from services.core.retry import Answer, Verdict
-from services.delivery.circuits import Circuits
+from services.delivery.circuits import Account, Circuits
 from services.delivery.hosted_deposits import HostedDeposits, HostedReceiver
 from services.delivery.interval_counts import IntervalCounts, Intervals
 from services.delivery.job_store import CATALOG_INCOMPLETE, MAX_ADOPTED, Adopted, JobStore, Release
 from services.delivery.manifests import make_manifests
-from services.delivery.model import MEASUREMENTS, Claim, FrozenPart, Job, JobKey, Manifest, Run, Version, WaitingPart
+from services.delivery.model import (
+    MEASUREMENTS,
+    NOWHERE,
+    Claim,
+    FrozenPart,
+    Job,
+    JobKey,
+    Manifest,
+    Run,
+    Version,
+    WaitingPart,
+)
 from services.delivery.planning import MAX_RUNS_AT_ONCE, FilledWindows, Plan, first_plan, in_force, plan
 from services.delivery.requests import Requests
 from services.delivery.row_store import RowStore
@@ -35,8 +46,6 @@ from services.platform.secrets import KeyMissing, Vault
 BAD_SETTINGS = "bad_settings"
 UNSUPPORTED_DATA = "unsupported_data"
 SECRET_KEY_MISSING = "secret_key_missing"  # noqa: S105 - a reason
-NOWHERE = ""
-"""The destination of a job whose settings name none, or cannot be read."""
 
 log = structlog.get_logger()
 
@@ -231,7 +240,7 @@ class Worker:
         # The receiver has answered: PostgreSQL away for a moment must not make us send it again.
         recorded = await self._patience.postgres(lambda: self._stores.runs.record(claim, run, part, attempt))
         answer = attempt.answer
-        self._circuits.note(destination.address, answer.verdict)
+        self._circuits.note(Account(claim.job.organization_id, destination.address), answer)
         event = {"job": run.job.job_id, "slot": run.slot.start.isoformat(), "part": part.number}
         if recorded is Recorded.JOB_STOPPED:
             log.error("job_stopped", **event, reason=answer.reason)

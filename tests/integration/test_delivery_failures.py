@@ -200,10 +200,10 @@ async def test_a_zombies_result_is_refused(exports: Exports, to: dict[str, Any])
     try:
         jobs, others, runs = JobStore(pool, "https", "zombie"), JobStore(pool, "https", "heir"), RunStore(pool)
         later = clock.now() + timedelta(hours=2)
-        zombie = await jobs.claim(later, timedelta(seconds=30), [])
+        zombie = await jobs.claim(later, timedelta(seconds=30))
         assert zombie is not None
-        assert await others.claim(later, timedelta(seconds=30), []) is None
-        heir = await others.claim(later + timedelta(seconds=31), timedelta(seconds=30), [])
+        assert await others.claim(later, timedelta(seconds=30)) is None
+        heir = await others.claim(later + timedelta(seconds=31), timedelta(seconds=30))
         assert heir is not None
         assert heir.epoch == zombie.epoch + 1
         found = await runs.next_unfinished(zombie)

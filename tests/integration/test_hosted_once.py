@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from services.api import folder_account_store as account_store
 from services.api.request_store import request_resend
 from services.core.file_transfer import HOSTED
-from services.api import folder_account_store as account_store
 from services.platform.passwords import hash_password
 from services.platform.postgres import Pool, transaction
 from tests.integration.test_file_delivery import QUICK

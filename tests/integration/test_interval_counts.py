@@ -10,6 +10,7 @@ import pytest
 
 from services.core.csv_records import csv_format
 from services.core.schedule import Slot
+from services.delivery.catalog_parts import CatalogStore
 from services.delivery.interval_counts import IntervalCounts, Intervals
 from services.delivery.model import JobKey, Run, Version
 from services.delivery.row_store import RowStore
@@ -37,7 +38,7 @@ def run_of(
 async def count(pool: Pool, counts: IntervalCounts, run: Run, version: Version) -> Intervals:
     """Count as a run is counted: while it is frozen."""
     tally = await counts.tally(run, version)
-    await Freezer(RowStore(pool), AnyFormat(CSV), at_once=1).parts(run, version, tally)
+    await Freezer(RowStore(pool), CatalogStore(pool), AnyFormat(CSV), at_once=1).parts(run, version, tally)
     return tally.result()
 
 

@@ -106,7 +106,7 @@ async def backfilled(pool: Pool, asked: Slot) -> tuple[JobStore, Claim, Request]
         *asked,
     )
     jobs = JobStore(pool, "https", "me")
-    claim = await jobs.claim(SystemClock().now() + HOUR, HOUR, [])
+    claim = await jobs.claim(SystemClock().now() + HOUR, HOUR)
     assert claim is not None
     assert claim.job == JobKey(1, 7)
     return jobs, claim, Request(request_id, "backfill", None, *asked, None)

@@ -1,7 +1,11 @@
 """Notices: by mail through a real SMTP conversation, by webhook to a real TLS server, each once and none lost."""
 
+import asyncio
 import base64
 import json
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from tests.integration.test_requests import until_states
 from tests.support.exports import Exports, at, delivering
 from tests.support.planted import planted
 from tests.support.polling import eventually_async
-from tests.support.receiver import Authority, ScriptedReceiver, running_receiver, status
+from tests.support.receiver import Authority, ScriptedReceiver, hang, running_receiver, status
 from tests.support.smtp_server import SmtpServer, running_smtp
 
 SIGNING = "whsec_" + base64.b64encode(b"s" * 32).decode()
@@ -31,8 +35,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
     return ensure_certificates(tmp_path_factory.mktemp("smtp"), SystemClock().now())
 
 
-async def tell(pool: Pool, settings: NotificationSettings, secret: str | None = None) -> None:
-    await set_notifications(pool, 1, settings, Vault(parse_keys(KEYS)), secret)
+async def tell(pool: Pool, settings: NotificationSettings, secret: str | None = None, organization_id: int = 1) -> None:
+    await set_notifications(pool, organization_id, settings, Vault(parse_keys(KEYS)), secret)
 
 
 async def sent(pool: Pool) -> list[tuple[str, str]]:
@@ -181,6 +185,147 @@ async def test_two_processes_tell_everything_once(
         async with delivering(exports.url, instance="one"), delivering(exports.url, instance="two"):
             await eventually_async(lambda: sent_count(pool, 12))
     assert len(hook.received) == len({request.part_id for request in hook.received}) == 12
+
+
+async def stopped_jobs(exports: Exports, to: dict[str, Any], count: int) -> None:
+    """Have organization 1 told of so many jobs that were stopped."""
+    for _ in range(count):
+        await exports.add_job(to)
+
+    async def told() -> bool:
+        return await exports.column("SELECT count(*) FROM notification WHERE organization_id = 1") == [count]
+
+    await eventually_async(told)
+
+
+async def test_a_webhook_that_hangs_holds_up_its_own_notices_alone(
+    exports: Exports, receiver: ScriptedReceiver, authority: Authority, to: dict[str, Any], pool: Pool
+) -> None:
+    await exports.seed(meters=1)
+    await exports.add_organization(2)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    async with running_receiver(authority.server) as dead, running_receiver(authority.server) as hook:
+        dead.otherwise = hang()
+        await tell(pool, NotificationSettings((), dead.url, authority.ca_pem))
+        await tell(pool, NotificationSettings((), hook.url, authority.ca_pem), organization_id=2)
+        async with delivering(exports.url):
+            await stopped_jobs(exports, to, 6)
+            await eventually_async(lambda: dead.at_once)
+            await exports.add_job(to, organization_id=2)
+            await eventually_async(lambda: hook.accepted, 8)
+            assert (dead.at_once, dead.most_at_once, len(dead.received)) == (1, 1, 1)
+            dead.closing.set()
+
+
+async def test_what_a_webhook_did_not_take_its_other_notices_wait_for_and_old_ones_are_given_up_together(
+    exports: Exports, receiver: ScriptedReceiver, authority: Authority, to: dict[str, Any], pool: Pool
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    async with running_receiver(authority.server) as hook:
+        hook.otherwise = status(503)
+        async with delivering(exports.url):
+            await tell(pool, NotificationSettings((), hook.url, authority.ca_pem))
+            await stopped_jobs(exports, to, 6)
+            begun = SystemClock().now()
+
+            async def all_wait() -> bool:
+                notices = await list_notifications(pool, 1, 10)
+                return all(one.next_attempt_at and one.next_attempt_at > begun for one in notices)
+
+            await eventually_async(all_wait)
+        # A notice that came to be after the first attempt may have had one of its own.
+        tries = len(hook.received)
+        assert tries == sum(one.attempt_count for one in await list_notifications(pool, 1, 10))
+        await exports.execute(
+            "UPDATE notification SET created_at = created_at - interval '73 hours', next_attempt_at = now()"
+        )
+        async with delivering(exports.url):
+
+            async def all_given_up() -> bool:
+                return all(one.next_attempt_at is None for one in await list_notifications(pool, 1, 10))
+
+            await eventually_async(all_given_up)
+        assert len(hook.received) == tries + 1
+        found = await list_notifications(pool, 1, 10)
+        assert [(one.sent_at, "http_503" in one.problem) for one in found] == [(None, True)] * 6
+
+
+async def test_mail_without_a_host_waits_visibly_and_is_given_up_after_three_days(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    await tell(pool, NotificationSettings(("ops@example.org",)))
+
+    async def problem() -> tuple[bool, bool]:
+        [one] = await list_notifications(pool, 1, 10)
+        return "no_smtp_host" in one.problem, one.next_attempt_at is not None
+
+    async with delivering(exports.url):
+        await stopped_jobs(exports, to, 1)
+        await eventually_async(lambda: is_now(problem, (True, True)))
+    await exports.execute(
+        "UPDATE notification SET created_at = created_at - interval '73 hours', next_attempt_at = now()"
+    )
+    async with delivering(exports.url):
+        await eventually_async(lambda: is_now(problem, (True, False)))
+
+
+async def is_now(question: Callable[[], Awaitable[object]], answer: object) -> bool:
+    return await question() == answer
+
+
+@pytest.mark.parametrize("security", ["none", "tls"])
+async def test_a_mail_server_that_dribbles_is_cut_off(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool, certificates: CertificateFiles,
+    security: str,
+) -> None:  # fmt: skip
+    """Every read of it succeeds in time, and the greeting never ends."""
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    ended = asyncio.Event()
+
+    async def dribble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while not writer.is_closing():
+                writer.write(b"220-and then\r\n")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await ended.wait()
+        except OSError:
+            pass
+        finally:
+            ended.set()
+            writer.transport.abort()
+
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.server, certificates.server_key)
+    listener = await asyncio.start_server(dribble, "127.0.0.1", 0, ssl=tls if security == "tls" else None)
+    settings = {
+        "smtp_host": "localhost", "smtp_port": listener.sockets[0].getsockname()[1], "smtp_security": security,
+        "smtp_ca_file": certificates.authority, "smtp_timeout_seconds": 1,
+    }  # fmt: skip
+    await tell(pool, NotificationSettings(("ops@example.org",)))
+    try:
+        async with delivering(exports.url, **settings):
+            await stopped_jobs(exports, to, 1)
+
+            async def timed_out() -> bool:
+                return "smtp_timeout" in (await list_notifications(pool, 1, 10))[0].problem
+
+            await eventually_async(timed_out, 8)
+            # The connection is ended, not only left behind with its thread.
+            async with asyncio.timeout(5):
+                await ended.wait()
+    finally:
+        ended.set()
+        listener.close()
 
 
 @pytest.mark.parametrize(

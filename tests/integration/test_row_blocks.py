@@ -14,6 +14,7 @@ from services.core.parts import HTTPS_JSON, PartFormat
 from services.core.records import MeasurementRow
 from services.core.schedule import Slot
 from services.delivery import sending
+from services.delivery.catalog_parts import CatalogStore
 from services.delivery.interval_counts import IntervalCounts
 from services.delivery.kept_parts import KeptParts
 from services.delivery.model import JobKey, RowRange, Run, Version
@@ -150,7 +151,9 @@ async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes
         (HTTPS_JSON, list(map(json_line, rows))),
     )
     for part_format, lines in cases:
-        freezer = Freezer(RowStore(pool), AnyFormat(part_format), at_once=1, kept=KeptParts(kept_bytes))
+        freezer = Freezer(
+            RowStore(pool), CatalogStore(pool), AnyFormat(part_format), at_once=1, kept=KeptParts(kept_bytes)
+        )
         parts = await freezer.parts(run, version, await IntervalCounts(pool).tally(run, version))
         assert sum(part.rows.row_count for part in parts) == len(rows)
         place = 0
@@ -180,7 +183,7 @@ async def test_parts_that_are_rendered_again_are_rendered_ahead(exports: Exports
     run, version = run_of(at(8), at(9), minutes=15, sites=None)
     for part_format, count, blocks in ((csv_format("\n", defuse=True), 5, 3), (HTTPS_JSON, 24, 3)):
         store = CountingStore(pool)
-        freezer = Freezer(store, AnyFormat(part_format), at_once=2, kept=KeptParts(0))
+        freezer = Freezer(store, CatalogStore(pool), AnyFormat(part_format), at_once=2, kept=KeptParts(0))
         parts = await freezer.parts(run, version, await IntervalCounts(pool).tally(run, version))
         assert len(parts) == count
         for part in parts:
@@ -227,7 +230,7 @@ async def test_a_missing_name_found_on_the_way_leaves_a_sound_pool(exports: Expo
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sending, "BLOCK_ROWS", 1)
         one_row = csv_format("\n", defuse=True)._replace(max_rows=1)
-        freezer = Freezer(RowStore(pool), AnyFormat(one_row), at_once=1)
+        freezer = Freezer(RowStore(pool), CatalogStore(pool), AnyFormat(one_row), at_once=1)
         tally = await IntervalCounts(pool).tally(run, version)
         for _again in range(12):
             with pytest.raises(OperatorNeeded, match="no name for site 2"):

@@ -86,6 +86,28 @@ class Exports:
             name, sites, units,
         )  # fmt: skip
 
+    async def add_organization(self, organization_id: int) -> None:
+        """Register another organization with one meter, whose id is a thousand times its own."""
+        await self.execute(
+            "INSERT INTO organization (organization_id, name, revision) VALUES ($1, 'Org ' || $1::int, 1)",
+            organization_id,
+        )
+        own = organization_id * 1_000
+        await self.execute(
+            "INSERT INTO site (site_id, organization_id, revision) VALUES ($1, $2, 1)", own, organization_id
+        )
+        await self.execute("INSERT INTO site_description VALUES ($1, '-infinity', 1, 'Site', 'UTC')", own)
+        await self.execute(
+            "INSERT INTO meter (meter_id, organization_id, meter_type, utility, revision) "
+            "VALUES ($1, $2, 'Heat', 'heat', 1)",
+            own, organization_id,
+        )  # fmt: skip
+        await self.execute(
+            "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse) "
+            "VALUES ($1, '-infinity', 1, 'Meter', $1, 'kWh', 1)",
+            own,
+        )
+
     async def close_windows(
         self, resolution: int, start: datetime, end: datetime, *, meters: Sequence[int] | None = None
     ) -> None:
@@ -128,10 +150,13 @@ class Exports:
         name: str = "Hourly",
         transport: str = "https",
         data: str = "meters_measurements",
+        organization_id: int = ORGANIZATION_ID,
     ) -> int:
         """Add a job with a first version and return its id."""
         [job_id] = await self.column(
-            "INSERT INTO export_job (organization_id, starts_at) VALUES (1, $1) RETURNING job_id", starts_at
+            "INSERT INTO export_job (organization_id, starts_at) VALUES ($2, $1) RETURNING job_id",
+            starts_at,
+            organization_id,
         )
         await self.add_version(
             job_id,
@@ -143,6 +168,7 @@ class Exports:
             name=name,
             transport=transport,
             data=data,
+            organization_id=organization_id,
         )
         return int(job_id)
 
@@ -158,6 +184,7 @@ class Exports:
         name: str = "Hourly",
         transport: str = "https",
         data: str = "meters_measurements",
+        organization_id: int = ORGANIZATION_ID,
     ) -> None:
         """Edit a job. Settings are stored as they are given; what the product stores is sealed."""
         if leaks_in(json.dumps(settings).encode()):
@@ -165,10 +192,10 @@ class Exports:
         await self.execute(
             "INSERT INTO export_job_version (organization_id, job_id, version, effective_from, name, data, "
             "frequency_minutes, resolution_minutes, site_ids, transport, transport_settings) "
-            "SELECT 1, $1, (SELECT count(*) + 1 FROM export_job_version WHERE job_id = $1), $2, $3, "
+            "SELECT $10::int, $1, (SELECT count(*) + 1 FROM export_job_version WHERE job_id = $1), $2, $3, "
             "$9, $4, $5, $6, $8, $7",
             job_id, effective_from, name, frequency, resolution, None if sites is None else list(sites),
-            json.dumps(settings), transport, data,
+            json.dumps(settings), transport, data, organization_id,
         )  # fmt: skip
 
     async def clock(self, instant: datetime) -> None:

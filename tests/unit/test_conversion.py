@@ -1,5 +1,6 @@
 """From pulses to energy and volume: cases computed by hand, per utility and unit."""
 
+import itertools
 from decimal import Decimal, Inexact
 from fractions import Fraction
 
@@ -17,67 +18,36 @@ from services.core.conversion import (
     two_decimals,
     utility_of,
 )
+from tests.support.conversion_cases import CASES, Case
 
 D = Decimal
 
 
-@pytest.mark.parametrize(
-    ("utility", "pulses", "kwh_per_pulse", "energy_wh"),
-    [
-        # Wh = pulses x kWh per pulse x 1000
-        (Utility.ELECTRICITY, 42, "0.001", "42"),
-        (Utility.ELECTRICITY, 7, "0.0003125", "2.1875"),  # 3200 pulses a kWh
-        (Utility.ELECTRICITY, 0, "0.001", "0"),
-        (Utility.HEAT, 3, "1", "3000"),
-        (Utility.HEAT, 12, "0.25", "3000"),
-        (Utility.HEAT, 1, "0.000001", "0.001"),
-    ],
-)
-def test_energy_of_electricity_and_heat(utility: Utility, pulses: int, kwh_per_pulse: str, energy_wh: str) -> None:
-    assert convert(pulses, Conversion(utility, D(kwh_per_pulse))) == (D(energy_wh), None)
+# The table of the export's field reference: meter types and the units that they measure in.
+UNITS = {
+    "Electricity": {"kWh"},
+    "Heat": {"kWh"},
+    "Gas": {"m3", "Nm3", "Sm3", "ft3", "SCF", "Gallon"},
+    "Water": {"m3", "Nm3", "Sm3", "ft3", "SCF", "Gallon"},
+    "Air": {"m3", "Nm3", "Sm3", "ft3", "SCF", "Gallon"},
+}
 
 
-@pytest.mark.parametrize("utility", [Utility.WATER, Utility.AIR])
-@pytest.mark.parametrize(
-    ("pulses", "units_per_pulse", "volume"),
-    [
-        # volume = pulses x units per pulse, in the meter's own unit whatever it is: m3, ft3, Gallon ...
-        (17, "0.5", "8.5"),
-        (3, "10", "30"),
-        (1, "0.0001", "0.0001"),
-        (0, "0.5", "0"),
-    ],
-)
-def test_volume_of_water_and_air(utility: Utility, pulses: int, units_per_pulse: str, volume: str) -> None:
-    assert convert(pulses, Conversion(utility, D(units_per_pulse))) == (None, D(volume))
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.meter_type} in {case.unit}")
+def test_pulses_are_converted_to_what_was_computed_by_hand(case: Case) -> None:
+    assert convert(case.pulses, case.conversion) == case.expected
 
 
-@pytest.mark.parametrize("utility", [Utility.WATER, Utility.AIR, Utility.ELECTRICITY, Utility.HEAT])
-def test_only_gas_is_normalised_and_has_a_calorific_value(utility: Utility) -> None:
-    plain = Conversion(utility, D("0.1"))
-    assert convert(5, Conversion(utility, D("0.1"), D("0.9"), D("11"))) == convert(5, plain)
-
-
-@pytest.mark.parametrize(
-    ("units_per_pulse", "normalization", "calorific", "energy_wh", "volume"),
-    [
-        # volume = pulses x units x factor; Wh = volume x calorific value x 1000; always 100 pulses
-        ("0.01", "1", "11", "11000", "1"),
-        ("0.01", "1", None, None, "1"),
-        ("0.01", "0.9626", "1", "962.6", "0.9626"),
-        ("0.01", "0.9626", "11.2345", "10814.3297", "0.9626"),
-        ("0.01", "0.9626", None, None, "0.9626"),
-        ("1", "1.05", "0.3", "31500", "105"),  # ft3: about 0.3 kWh each
-        ("0.1", "1", "10.55", "105500", "10"),
-    ],
-)
-def test_gas_in_all_its_combinations(
-    units_per_pulse: str, normalization: str, calorific: str | None, energy_wh: str | None, volume: str
-) -> None:
-    conversion = Conversion(
-        Utility.GAS, D(units_per_pulse), D(normalization), None if calorific is None else D(calorific)
-    )
-    assert convert(100, conversion) == (None if energy_wh is None else D(energy_wh), D(volume))
+def test_the_table_has_each_type_in_each_unit_and_gas_in_all_its_combinations() -> None:
+    combinations = {
+        (case.meter_type, case.unit, case.normalization_factor != "1", case.calorific_value is not None)
+        for case in CASES
+    }
+    for meter_type, units in UNITS.items():
+        assert set(utility_of(meter_type).units) == units
+        for unit in units:
+            ways = itertools.product([False, True], repeat=2) if meter_type == "Gas" else [(False, False)]
+            assert combinations >= {(meter_type, unit, *way) for way in ways}
 
 
 @pytest.mark.parametrize(
