@@ -5,11 +5,12 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-Addresses: TypeAlias = list[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]]
+Addresses: TypeAlias = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]]
 
 # A look-up without an answer holds its thread for 10 to 30 s, and nothing ends it sooner.
 QUICK_LOOK_UPS = 32
@@ -91,7 +92,7 @@ class Resolver:
     def _run(self, look_up: _LookUp) -> None:
         """Look a name up, in a thread."""
         failure: Exception | None = None
-        addresses: Addresses = []
+        addresses: Addresses = ()
         try:
             addresses = socket.getaddrinfo(look_up.host, look_up.port, type=socket.SOCK_STREAM)
         except Exception as error:  # noqa: BLE001 - the caller's, whatever it is

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,11 +40,12 @@ async def hosted(exports: Exports, tmp_path: Path) -> AsyncIterator[Hosted]:
 async def fetched(hosted: Hosted) -> dict[str, bytes]:
     """Fetch all that a customer finds."""
     async with hosted.customer() as files:
-        found = {}
+        found: dict[str, bytes] = {}
         for name in await files.listdir("."):
             if name not in {".", ".."}:
-                async with files.open(name, "rb") as stream:
-                    found[str(name)] = await stream.read()
+                async with files.open(name, "rb", encoding=None) as stream:
+                    content: Any = await stream.read()
+                found[str(name)] = content
         return found
 
 
