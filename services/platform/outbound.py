@@ -9,17 +9,14 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from services.platform.errors import MeterpostError, UserError
+from services.platform.resolving import Resolver
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-# Names that do not resolve hold a thread for as long as the resolver takes; so many may, before others wait.
-RESOLVING_THREADS = 32
 
 # IANA's registries of special-purpose addresses in full, so that nothing depends on which of them this Python knows,
 # and a few more that are nobody's server: multicast, deprecated forms, and the host services of large clouds.
@@ -62,11 +59,11 @@ class Outbound:
 
     def __init__(self, allowed: Sequence[Network] = ()) -> None:
         self._allowed = tuple(allowed)
-        self._threads = ThreadPoolExecutor(RESOLVING_THREADS, thread_name_prefix="resolve")
+        self._resolver = Resolver()
 
     def close(self) -> None:
         """Take no more names; does not wait for look-ups that hang."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._resolver.close()
 
     def check(self, address: str) -> None:
         """Raise ForbiddenAddress unless a connection to this IP address is allowed."""
@@ -105,11 +102,8 @@ class Outbound:
 
         Raises NotResolved, and ForbiddenAddress where no address passes.
         """
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(
-                self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
+            found = await self._resolver.look_up(host, port)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
             raise NotResolved(f"the host {host!r} has no address: {reason}") from None

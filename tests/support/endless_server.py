@@ -27,6 +27,7 @@ class EndlessServer:
             while self.sent_bytes < FLOOD and not writer.is_closing():
                 writer.write(self._again)
                 await writer.drain()
+                await asyncio.sleep(0)  # so that the end of the connection is heard of
                 self.sent_bytes += len(self._again)
         except OSError:
             pass
