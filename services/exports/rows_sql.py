@@ -98,7 +98,8 @@ _AMOUNTS = f"{_POWER}, {_ENERGY}, {_FLOW}, {_VOLUME}"
 _PLAIN_LINE = f"meter_id, meter_type, meter_name, {{unit}}, clock.text, $1::integer, site_id, site_name, {_AMOUNTS}"
 _CSV_LINE = f"meter_id, csv_type, csv_name, {{unit}}, clock.text, $1::integer, site_id, csv_site, {_AMOUNTS}"
 _JSON_LINE = f"""json_to_unit || {{json_unit}} || clock.text || json_behind
-       || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY} || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}}}'"""
+       || {_POWER} || '","ENERGY(Wh)":"' || {_ENERGY}
+       || '","FLOW":"' || {_FLOW} || '","VOLUME":"' || {_VOLUME} || '"}}}}'"""
 _UNIT = {"unit": "unit", "json_unit": "json_unit"}
 _COUNTED_UNIT = {
     "unit": "coalesce(counted_unit, unit)",
