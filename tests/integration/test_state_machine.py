@@ -1,8 +1,9 @@
-"""Publish, duplicate, reorder, correct, poll, crash, rebalance, close, in any order, against a small model in memory.
+"""Publish, duplicate, correct, poll, crash, rebalance, close, die while closing, edit the catalog, in any order.
 
-The judge of records, both stores and PostgreSQL are the product's own. Kafka is a list for each partition here, because
-a real one would allow a few steps a second: what may come of it (records again after a crash, two owners at once) is
-done to the lists. The real broker is met in tests/integration/test_ingest*.py and tests/e2e.
+After each step the tables must be what a small model in memory says. The judge of records, both stores, windowing's
+crash points and PostgreSQL are the product's own. Kafka is a list for each partition here, because a real one would
+allow a few steps a second: what may come of it (records again after a crash, two owners at once) is done to the lists.
+The real broker is met in tests/integration/test_ingest*.py and tests/e2e.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -28,25 +30,24 @@ from hypothesis.stateful import (
 from services.core.readings import ReadingVersion
 from services.core.registry import Registry
 from services.core.times import to_epoch_milliseconds
-from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES, opening
+from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES
 from services.ingest.batch import Batch, BatchBuilder, Position, batch_of
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import HighWaterMarks, encode_plan
 from services.platform.errors import Superseded
 from services.platform.kafka import Partition, PartitionBatch, Record
 from services.platform.postgres import Pool, connect_pool
-from services.windowing.settings import WindowingSettings
 from services.windowing.store import WindowStore
 from tests.support.closing import (
     MINUTE,
     T0,
-    TOPICS,
     UTILITIES,
     Row,
     TellingEvent,
     expected,
     seed_meters,
 )
+from tests.support.closing_workers import CRASH_POINTS, Died, Edits, close, dying_at, new_worker
 from tests.support.exactness import assert_versions, registry_of
 from tests.support.seed import metered, upload
 from tests.support.stack import Databases
@@ -104,7 +105,8 @@ class Platform(RuleBasedStateMachine):
         """With the offset of their record."""
         self.refused: dict[Partition, list[int]] = {key: [] for key in PARTITIONS}
         self.consumers = [Consumer(self.world, f"ingest-{number}") for number in range(2)]
-        self.windows = WindowStore(self.world.pool, WindowingSettings(**settings()), TOPICS)
+        self.workers = [new_worker(self.world.pool, BUCKETS) for _ in range(2)]
+        self.edits = Edits(UTILITIES, MODULI)
         self.closed: dict[tuple[Any, ...], Row] = {}
 
     def run(self, coroutine: Any) -> Any:
@@ -112,6 +114,7 @@ class Platform(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.run(Edits.forget(self.world.connection))
         self.run(self.world.connection.execute(f"TRUNCATE {DATA}"))
         for key in PARTITIONS:
             self.append(key, None, 0)
@@ -191,17 +194,53 @@ class Platform(RuleBasedStateMachine):
         """Give partitions to a consumer; the one before does not know yet, and goes on as a zombie."""
         self.run(self.assign(number, tuple(sorted(some))))
 
-    @rule(resolution=st.sampled_from(RESOLUTIONS_MINUTES), times=st.integers(1, 2))
-    def close_one(self, resolution: int, times: int) -> None:
-        for _ in range(times):
-            self.run(self.close(resolution))
+    @rule(meter=st.sampled_from([1, 2, 5]), units_per_pulse=st.sampled_from(["0.002", "0.5", "3"]))
+    def edit_meter(self, meter: int, units_per_pulse: str) -> None:
+        """Let a meter's pulses count for something else from now on, which is the next minute."""
+        self.run(self.edits.make(self.world.connection, meter, Decimal(units_per_pulse), self.clock))
+
+    @rule(resolution=st.sampled_from(RESOLUTIONS_MINUTES), number=st.integers(0, 1))
+    def close_one(self, resolution: int, number: int) -> None:
+        self.run(self.close(resolution, self.workers[number]))
+
+    @rule(resolution=st.sampled_from(RESOLUTIONS_MINUTES))
+    def close_twice_at_once(self, resolution: int) -> None:
+        """Let both workers close the same buckets, as while these are given from one to the other."""
+
+        async def both() -> None:
+            await asyncio.gather(*(self.close(resolution, worker) for worker in self.workers))
+
+        self.run(both())
+
+    @rule(
+        resolution=st.sampled_from(RESOLUTIONS_MINUTES),
+        number=st.integers(0, 1),
+        point=st.sampled_from(CRASH_POINTS),
+        is_edited=st.booleans(),
+    )
+    def die_while_closing(self, resolution: int, number: int, point: str, is_edited: bool) -> None:
+        """Kill a worker in the middle of closing, perhaps edit a meter then, and let the other one go on."""
+        # Else there is seldom anything to close, and who has nothing to do does not die of it.
+        self.time_passes(301)
+        self.run(self.assign(0, PARTITIONS))
+        self.run(self.store_next(self.consumers[0], 10_000, False))
+        try:
+            with dying_at(point):
+                self.run(self.close(resolution, self.workers[number]))
+        except Died:
+            self.world.seen[f"died at {point}"] += 1
+        self.workers[number] = new_worker(self.world.pool, BUCKETS)
+        self.run(self.check_windows())
+        if is_edited:
+            self.edit_meter(1, "3")
+        self.run(self.close(resolution, self.workers[1 - number]))
 
     @rule()
     def store_and_close_everything(self) -> None:
         self.run(self.assign(0, PARTITIONS))
         self.run(self.store_next(self.consumers[0], 10_000, False))
         for resolution in RESOLUTIONS_MINUTES:
-            self.run(self.close(resolution))
+            self.run(self.close(resolution, self.workers[0]))
 
     def teardown(self) -> None:
         """End every example with one of each that the test is about, so that none is left to chance."""
@@ -212,9 +251,12 @@ class Platform(RuleBasedStateMachine):
         for number in range(2):
             self.run(self.assign(number, PARTITIONS))
         self.run(self.store_next(self.consumers[0], 10_000, False))
+        self.edit_meter(1, "0.5")
         self.time_passes(1_800)
-        self.publish_readings(PARTITIONS[0], [(2, newest, 7, 0), (5, newest + 20, 9, 0)])
+        self.publish_readings(PARTITIONS[0], [(2, newest, 7, 0), (5, newest + 20, 9, 0), (1, newest + 20, 3, 0)])
         self.time_passes(1_800)
+        for number, point in enumerate(CRASH_POINTS):
+            self.die_while_closing(RESOLUTIONS_MINUTES[number], number % 2, point, is_edited=True)
         self.store_and_close_everything()
         self.every_reading_is_a_version_or_refused()
         self.closed_windows_are_what_the_whole_log_says()
@@ -247,18 +289,8 @@ class Platform(RuleBasedStateMachine):
         for move in batch.advances:
             consumer.positions[move.topic, move.partition] = move.position
 
-    async def close(self, resolution: int) -> None:
-        progress = await self.windows.progress()
-        arrivals = [progress[key].first_arrival for key in PARTITIONS if key in progress]
-        heard = [arrival for arrival in arrivals if arrival is not None]
-        if len(heard) == len(PARTITIONS):
-            first = min(heard)
-            await self.windows.open({one: opening(first, one, DEFAULT_GRACE) for one in RESOLUTIONS_MINUTES})
-        for key in sorted(self.windows.keys):
-            if key.resolution_minutes == resolution:
-                # Told too much: the tables decide.
-                await self.windows.advance(key, self.clock + timedelta(days=1))
-        await self.windows.move_closed(resolution)
+    async def close(self, resolution: int, worker: WindowStore) -> None:
+        await close(worker, resolution, self.clock, PARTITIONS)
 
     @invariant()
     def every_reading_is_a_version_or_refused(self) -> None:
@@ -292,14 +324,16 @@ class Platform(RuleBasedStateMachine):
         # All that was ever published, stored yet or not: nothing that belongs to a closed window may still be missing.
         versions = [version for some in self.versions.values() for _, version in some]
         frontiers: dict[int, dict[int, datetime]] = defaultdict(dict)
-        for key, until in (await self.windows.frontiers()).items():
+        for key, until in (await self.workers[0].frontiers()).items():
             frontiers[key.resolution_minutes][key.bucket] = until
         found = await self.world.connection.fetch(f"SELECT {', '.join(Row._fields)} FROM measurement ORDER BY 1, 2, 3")
         told = await self.world.connection.fetch(f"SELECT {', '.join(TellingEvent._fields)} FROM meter_event")
         rows, events = [], []
         for resolution, ends in sorted(frontiers.items()):
             expected_rows, expected_events = expected(versions, resolution, DEFAULT_GRACE, UTILITIES, 1, MODULI)
-            rows += [row for row in expected_rows if row.window_start < ends[row.meter_id % BUCKETS]]
+            rows += [
+                self.edits.converted(row) for row in expected_rows if row.window_start < ends[row.meter_id % BUCKETS]
+            ]
             events += [event for event in expected_events if event.window_start < ends[event.meter_id % BUCKETS]]
         assert [Row(*row) for row in found] == rows
         assert sorted((*row[:4], json.loads(row[4])) for row in map(tuple, told)) == sorted(map(tuple, events))
@@ -307,16 +341,9 @@ class Platform(RuleBasedStateMachine):
         assert self.closed.items() <= now.items(), "a closed window has changed"
         self.closed = now
         self.world.seen["rows"] += len(rows)
+        self.world.seen["rows of edited meters"] += sum(self.edits.is_edited(row) for row in rows)
         self.world.seen["rows of registers"] += sum(row.register_end is not None for row in rows)
         self.world.seen["late"] += sum(one.arrived_at > one.measured_at + MINUTE + DEFAULT_GRACE for one in versions)
-
-
-def settings() -> dict[str, Any]:
-    return {
-        "buckets": BUCKETS,
-        "kafka_bootstrap_servers": "127.0.0.1:9",
-        "database_url": "postgresql://nobody@127.0.0.1/x",
-    }
 
 
 async def execute(url: str, statement: str) -> None:
@@ -352,11 +379,13 @@ def test_in_any_order_of_events_the_equations_hold_after_each(world: World) -> N
     run_state_machine_as_test(
         Platform,
         settings=hypothesis.settings(
-            max_examples=60,
+            max_examples=35,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         ),
     )
     print(world.seen)
-    assert all(world.seen[what] for what in ("rows", "rows of registers", "refused", "superseded", "late")), world.seen
+    deaths = [f"died at {point}" for point in CRASH_POINTS]
+    wanted = ["rows", "rows of registers", "rows of edited meters", "refused", "superseded", "late", *deaths]
+    assert all(world.seen[what] for what in wanted), world.seen
