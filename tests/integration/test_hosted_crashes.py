@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from services.api import folder_account_store as account_store
 from services.core.file_transfer import HOSTED
-from services.dropbox import account_store
 from services.dropbox.host_keys import PUBLIC_FILE
 from services.platform.passwords import hash_password
 from services.platform.postgres import connect_pool, transaction

@@ -1,9 +1,9 @@
 """Publish, duplicate, correct, poll, crash, rebalance, close, die while closing, edit the catalog, in any order.
 
 After each step the tables must be what a small model in memory says. The judge of records, both stores, windowing's
-crash points and PostgreSQL are the product's own. Kafka is a list for each partition here, because a real one would allow
-a few steps a second: what may come of it (records again after a crash, two owners at once) is done to the lists. The
-real broker is met in tests/integration/test_ingest*.py and tests/e2e.
+crash points and PostgreSQL are the product's own. Kafka is a list for each partition here, because a real one would
+allow a few steps a second: what may come of it (records again after a crash, two owners at once) is done to the lists.
+The real broker is met in tests/integration/test_ingest*.py and tests/e2e.
 """
 
 import asyncio
