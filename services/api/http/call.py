@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from services.api.access import Caller
 from services.api.audit_store import Change, record
 from services.api.http.endpoint import Endpoint
 from services.api.http.problems import Problem, not_found
+from services.api.meter_names import MeterNames
 from services.api.passwords import Passwords
 from services.api.settings import ApiSettings
 from services.api.signing_keys import SigningKeys
@@ -37,6 +39,7 @@ class Means:
     passwords: Passwords
     found_pool: Pool | None = None
     found_store: ObjectStore | None = None
+    meter_names: MeterNames = field(default_factory=lambda: MeterNames(time.monotonic))
 
     def export_store(self) -> ObjectStore:
         """Return the store of exported files, opened once. Blocks. Raises OperatorNeeded where it cannot be."""

@@ -121,7 +121,10 @@ async def list_meters(call: Call) -> Answer:
     known = await as_known(call, query)
     [after] = read_cursor(query, [int]) or [0]
     utility = None if query.utility is None else query.utility.value
-    wanted = MeterFilter(query.search, query.site_id or None, utility)
+    among = None
+    if query.search is not None:
+        among = await call.means.meter_names.find(call.connection, call.organization_id, query.search, after)
+    wanted = MeterFilter(query.search, query.site_id or None, utility, among=among)
     rows = await registry_queries.meters_page(
         call.connection, call.organization_id, known, call.caller.site_ids, after, wanted, query.limit + 1
     )
