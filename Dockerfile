@@ -19,7 +19,7 @@ RUN echo /opt/meterpost > "$(venv/bin/python -c 'import site; print(site.getsite
  && chmod 755 venv/bin/meterpost \
  && venv/bin/python -m compileall -q services schemas \
  && chmod -R a+rX /opt/meterpost \
- && mkdir -p /data/certificates /data/exports /data/fleet /data/received /data/dropbox /data/dropbox-keys
+ && mkdir -p /data/certificates /data/exports /data/fleet /data/received /data/dropbox /data/dropbox-keys /data/dropbox-host-keys
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

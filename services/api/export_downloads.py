@@ -108,6 +108,16 @@ async def stream(
         yield piece
 
 
+def look(objects: ObjectStore, download: Download) -> None:
+    """Raise NotDownloadableError unless a file is there, Unavailable while the store is away. Blocks."""
+    try:
+        size = objects.size(download.object_name)
+    except ObjectMissingError:
+        raise NotDownloadableError("the file was removed: export anew") from None
+    if size != download.byte_count:
+        raise NotDownloadableError("the file was changed in its store: export anew")
+
+
 def _signer(vault: Vault) -> LinkSigner:
     return vault.link_signer(PURPOSE)
 

@@ -5,11 +5,12 @@ from datetime import timedelta
 from pydantic import Field
 
 from services.platform.export_store import ExportStoreSettings
+from services.platform.hosted import HostedAddressSettings
 from services.platform.secrets import SecretSettings
 from services.platform.settings import ServiceSettings
 
 
-class ApiSettings(ServiceSettings, SecretSettings, ExportStoreSettings):
+class ApiSettings(ServiceSettings, SecretSettings, ExportStoreSettings, HostedAddressSettings):
     """What the API needs beside PostgreSQL. It speaks plain HTTP: TLS is ended before it."""
 
     uses_kafka = False

@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from services.cli.app import app
-from services.cli.show import ReaderGoneError
+from services.cli.show import ReaderGoneError, drop_output
 from services.platform.errors import MeterpostError, UserError
 
 EXIT_FAILED = 1
@@ -29,9 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = app(args=arguments, prog_name="meterpost", standalone_mode=False)
     except ReaderGoneError:
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 0
+    except SystemExit as left:
+        # The help's own console ends the process where nobody reads it.
+        if isinstance(left.__context__, BrokenPipeError):
+            return 0
+        raise
     except (Exception, KeyboardInterrupt) as error:
         # The last place that can turn a fault into a sentence; who wants to see where it is from, says so.
         if os.environ.get(DEBUG_VARIABLE):

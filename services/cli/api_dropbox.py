@@ -25,6 +25,11 @@ async def accounts(session: Session, api: Api) -> None:
         session.answer.table(dropbox_texts.ACCOUNTS, [_account_row(one, name) for one in found])
 
 
+async def address(session: Session, api: Api) -> None:
+    """Tell where the hosted folder is."""
+    dropbox_texts.tell_address(session, await api.get("/v1/hosted-folder"))
+
+
 async def add(session: Session, api: Api, user_name: str, *, password: str | None, key_file: Path | None) -> None:
     """Make an account."""
     keys = [] if key_file is None else dropbox_accounts.public_keys(key_file)

@@ -1,11 +1,12 @@
 """`meterpost completion`: what makes a shell complete commands and options when TAB is pressed."""
 
-import sys
 from typing import Annotated, Literal
 
 import typer
 from typer._completion_classes import completion_init
 from typer._completion_shared import get_completion_script
+
+from services.cli.show import write
 
 VARIABLE = "_METERPOST_COMPLETE"
 # Typer's own script takes the words as bash breaks them, at colons, too: after `--url http://…` it would be lost.
@@ -35,4 +36,4 @@ def completion(
     script = _BASH
     if shell != "bash":
         script = get_completion_script(prog_name="meterpost", complete_var=VARIABLE, shell=shell)
-    sys.stdout.write(script.strip() + "\n")
+    write(script.strip() + "\n")

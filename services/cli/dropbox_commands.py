@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from services.api import folder_file_queries as file_store
 from services.api.folder_keys import check_user_name
 from services.cli import api_dropbox, dropbox_accounts, dropbox_texts
 from services.cli.session import Session, command
+from services.core.file_transfer import fingerprint
 from services.dropbox.host_keys import ensure_delivery_key, load_host_keys, public_line
 from services.dropbox.host_keys import shown as host_key_text
 from services.platform.errors import UserError
@@ -37,6 +38,18 @@ async def accounts(session: Session) -> None:
         session.answer.say("The hosted folder has no account yet: `meterpost dropbox add --help`")
     else:
         session.answer.table(dropbox_texts.ACCOUNTS, [dropbox_texts.account_row(one, keys) for one in found])
+
+
+@command(app, "address", "as_json", over_api=api_dropbox.address)
+async def address(session: Session) -> None:
+    """Tell where customers reach the hosted folder, and the fingerprints that they compare."""
+    place: dict[str, Any] = {"host": None, "port": None, "host_keys": []}
+    found = session.places.hosted_address()
+    if found is not None:
+        lines = await asyncio.to_thread(found.host_keys)
+        keys = [{"type": line.split()[0], "fingerprint": fingerprint(line), "public_key": line} for line in lines]
+        place = {"host": found.host, "port": found.port, "host_keys": keys}
+    dropbox_texts.tell_address(session, place)
 
 
 @command(app, "add", "organization", "database", "as_json", over_api=api_dropbox.add)

@@ -1,5 +1,6 @@
 """What a command says of the hosted folder's accounts and files."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from services.api.folder_account_store import Key, ListedAccount
@@ -25,6 +26,18 @@ FILES = (
     Column("By"),
     Column("Removed", whole=True),
 )
+
+
+def tell_address(session: Session, place: Mapping[str, Any]) -> None:
+    """Say where customers reach the hosted folder, and by what they know it."""
+    if session.answer.as_json:
+        session.answer.json(place)
+    elif place["host"] is None:
+        session.answer.say("The operator has not said where the hosted folder is reached.")
+    else:
+        session.answer.say(f"sftp -P {place['port']} ACCOUNT@{place['host']}")
+        for key in place["host_keys"]:
+            session.answer.say(f"host key, to compare: {key['type']} {key['fingerprint']}")
 
 
 def tell_switched(session: Session, user_name: str, state: str, *, changed: bool) -> None:

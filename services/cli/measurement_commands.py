@@ -1,6 +1,5 @@
 """`meterpost measurements`: closed windows, over the HTTP API alone."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from services.cli.api_session import Api
 from services.cli.choosing import From, To, resolution_of, span
 from services.cli.session import Session, command
-from services.cli.show import Column
+from services.cli.show import Column, write
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
 
@@ -97,8 +96,7 @@ async def list_(
 async def _write_csv(api: Api, query: dict[str, object]) -> None:
     """Write every page, with the header of the first alone."""
     body, following = await api.text("/v1/measurements", **query, format="csv", limit=10_000)
-    sys.stdout.write(body.decode().replace("\r\n", "\n"))
+    write(body.decode().replace("\r\n", "\n"))
     while following:
         body, following = await api.text(following)
-        sys.stdout.write(body.decode().replace("\r\n", "\n").partition("\n")[2])
-    sys.stdout.flush()
+        write(body.decode().replace("\r\n", "\n").partition("\n")[2])

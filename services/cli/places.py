@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from services.platform.errors import UserError
 from services.platform.export_store import EXPORT_STORE_VARIABLE, ExportStoreSettings
-from services.platform.hosted import HostedFolder, HostedFolderSettings
+from services.platform.hosted import HostedAddress, HostedAddressSettings, HostedFolder, HostedFolderSettings
 from services.platform.kafka_access import KafkaAccess
 from services.platform.objects import ObjectStore
 from services.platform.secrets import SecretSettings, Vault
@@ -125,6 +125,11 @@ class Places:
         return HostedFolder(
             str(hosted["host"]), int(hosted["port"]), Path(hosted["key_file"]), Path(hosted["host_keys_file"])
         )
+
+    def hosted_address(self) -> HostedAddress | None:
+        """Return where customers reach the hosted folder, as the API is told, or else as delivery is; None: unknown."""
+        told, folder = load(HostedAddressSettings).hosted_address(), self.hosted_folder()
+        return told if told or not folder else HostedAddress(folder.host, folder.port, folder.host_keys_file)
 
     def allowed_destinations(self) -> str:
         """Return the private networks that connections to customers may lead to, as delivery is told them."""

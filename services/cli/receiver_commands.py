@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import sys
 import time
 from collections import Counter
 from datetime import timedelta
@@ -14,7 +13,7 @@ import typer
 from services.cli.receiver_folder import FolderCheck
 from services.cli.secret_options import read_secret
 from services.cli.session import Session, command, wall_clock
-from services.cli.show import Answer, Column, ReaderGoneError
+from services.cli.show import Answer, Column, write
 from services.core.findings import Finding
 from services.core.received_runs import JobTotals
 from services.core.transport_secrets import SIGNING_SECRET
@@ -240,8 +239,4 @@ class _Lines:
                 f"{judged.status}  {what}  {judged.rows:,} rows, {judged.bytes:,} bytes{signed}: {judged.said}"
             )
             return
-        try:
-            sys.stdout.write(json.dumps(judged._asdict(), ensure_ascii=False) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise ReaderGoneError from error
+        write(json.dumps(judged._asdict(), ensure_ascii=False) + "\n")

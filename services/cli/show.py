@@ -1,6 +1,7 @@
 """How a command answers: tables for people, JSON for programs; times are UTC and end with Z in both."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,20 @@ _PROBLEMS_SHOWN = 20
 
 class ReaderGoneError(Exception):
     """Whoever reads our output (head, less) has seen enough: the command ends, and well."""
+
+
+def write(text: str) -> None:
+    """Write to standard output, now. Raises ReaderGoneError."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+
+
+def drop_output() -> None:
+    """Let what is still to be written go nowhere: Python would complain once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Console(Console):
@@ -53,11 +68,7 @@ class Answer:
 
     def json(self, value: Any) -> None:
         """Write the result for programs."""
-        try:
-            sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise ReaderGoneError from error
+        write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
     def say(self, sentence: str) -> None:
         """Tell a person the result; nothing where JSON is wanted."""

@@ -1,6 +1,7 @@
 """Which meter a reading belongs to: the registry as ingest holds it in memory, effective-dated."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -37,6 +38,8 @@ class RegistryChange(NamedTuple):
     meters: list[int]
     input_attachments: list[InputAttachmentRow]
     bridge_attachments: list[BridgeAttachmentRow]
+    removed_devices: Sequence[str] = ()
+    """Devices that are no more. They were never attached."""
 
 
 class Timeline:
@@ -93,11 +96,23 @@ class Registry:
         self.revision = 0
         self._devices: dict[str, _Device] = {}
         self._meters: set[int] = set()
+        self._never_attached: set[str] = set()
+
+    def never_attached(self) -> list[str]:
+        """Return the devices that no meter was ever attached to: these alone can be removed."""
+        return sorted(self._never_attached)
 
     def apply(self, change: RegistryChange) -> None:
         """Take over what the catalog recorded since."""
+        for device_id in change.removed_devices:
+            self._devices.pop(device_id, None)
+            self._never_attached.discard(device_id)
         for device_id in change.devices:
-            self._devices.setdefault(device_id, _Device())
+            if device_id not in self._devices:
+                self._devices[device_id] = _Device()
+                self._never_attached.add(device_id)
+        self._never_attached.difference_update(row.device_id for row in change.input_attachments)
+        self._never_attached.difference_update(row.device_id for row in change.bridge_attachments)
         self._meters.update(change.meters)
         for row in change.input_attachments:
             device = self._devices[row.device_id]

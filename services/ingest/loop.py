@@ -184,7 +184,9 @@ class Ingest:
         known = self._registry.revision
         if await self._patience.postgres(self._store.registry_revision) == known:
             return False
-        self._registry.apply(await self._patience.postgres(lambda: self._store.registry_change(known)))
+        never_attached = self._registry.never_attached()
+        change = await self._patience.postgres(lambda: self._store.registry_change(known, never_attached))
+        self._registry.apply(change)
         return True
 
     async def _store_waiting(self) -> None:

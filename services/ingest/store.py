@@ -1,6 +1,6 @@
 """The SQL of ingest: claiming partitions, one transaction per batch, the registry's changes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
@@ -302,8 +302,8 @@ class IngestStore:
             revision: int = await connection.fetchval("SELECT revision FROM catalog_revision")
         return revision
 
-    async def registry_change(self, known_revision: int) -> RegistryChange:
-        """Return what the catalog recorded after `known_revision`."""
+    async def registry_change(self, known_revision: int, never_attached: Sequence[str] = ()) -> RegistryChange:
+        """Return what the catalog recorded after `known_revision`, and which of `never_attached` it has no more."""
         async with transaction(self._pool) as connection:
             revision: int = await connection.fetchval("SELECT revision FROM catalog_revision")
             span = (known_revision, revision)
@@ -323,12 +323,18 @@ class IngestStore:
                 *span,
                 _EARLIEST,
             )
+            # Last: what was attached by now stays for ever, and a device that was made anew is there.
+            removed = await connection.fetch(
+                "SELECT unnest($1::text[]) AS device_id EXCEPT SELECT device_id FROM device WHERE device_id = ANY ($1)",
+                never_attached,
+            )
         return RegistryChange(
             revision,
             [row[0] for row in devices],
             [row[0] for row in meters],
             [InputAttachmentRow(*row) for row in inputs],
             [BridgeAttachmentRow(*row) for row in links],
+            [row[0] for row in removed],
         )
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from rich.console import Console
 
 from services.cli.places import without_password
+from services.cli.show import ReaderGoneError, drop_output
 from services.local.board import Board
 from services.local.errors import LocalServerError
 from services.local.folder_lock import FolderLock
@@ -18,15 +19,29 @@ from services.local.stack import Stack
 from services.local.tally import Numbers, Tally
 from services.platform.clock import SystemClock
 from services.platform.errors import MeterpostError, Unavailable, UserError
-from services.platform.settings import load
+from services.platform.settings import described, load
 
 LOOK_EVERY_S = 0.5
+HELP = """\
+python -m services.local, or make run: the whole product on this machine, until Ctrl-C.
+
+It says the addresses of what it starts. Everything is kept in the data folder; the next start goes on from there. It
+ends by Ctrl-C and SIGTERM, and when nobody reads any more what it says.
+Exit codes: 0 ended when told to; 2 a setting or the folder is wrong; 1 something could not be started, or failed.
+
+Settings, from the environment (and what holds without them):
+"""
 CANCEL_S = 0.5
 
 
 def main() -> int:
-    """Start everything, show the board, end everything; return the exit code."""
-    console = Console()
+    """Run the product, or answer a command line; return the exit code."""
+    return _told(sys.argv[1:]) if len(sys.argv) > 1 else _run_product()
+
+
+def _run_product() -> int:
+    """Start everything, show the board, end everything."""
+    console = _Console()
     try:
         settings = load(LocalSettings)
         settings = settings.model_copy(update={"data_folder": settings.data_folder.resolve()})
@@ -42,6 +57,8 @@ def main() -> int:
     stack = Stack(settings, SystemClock(), lambda line: console.print(line, highlight=False, markup=False))
     try:
         return asyncio.run(_run(stack, console))
+    except ReaderGoneError:
+        return 0
     except (LocalServerError, MeterpostError) as error:
         print(f"meterpost: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, UserError) else 1
@@ -54,9 +71,40 @@ def main() -> int:
         # A second Ctrl-C must not leave processes behind: ending takes seconds, each step has its deadline.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        with suppress(OSError):
+        with suppress(OSError, ReaderGoneError):
             console.print("ending", highlight=False)
-        stack.stop()
+        try:
+            stack.stop()
+        finally:
+            if console.is_alone:
+                drop_output()
+
+
+class _Console(Console):
+    """Where whoever reads what we say has gone (`| head`), everything ends as by Ctrl-C."""
+
+    is_alone = False
+
+    def on_broken_pipe(self) -> None:
+        """Tell that nobody reads."""
+        self.is_alone = True
+        raise ReaderGoneError
+
+
+def _told(arguments: list[str]) -> int:
+    """Answer a command line: what there is to choose, variables choose."""
+    is_help = arguments in (["--help"], ["-h"])
+    if not is_help:
+        print(f"meterpost: nothing is known of {arguments[0]!r} (--help shows what there is)", file=sys.stderr)  # noqa: T201
+        return 2
+    console = _Console()
+    try:
+        console.print(HELP, markup=False, highlight=False, soft_wrap=True)
+        for variable, default, meaning in described(LocalSettings):
+            console.print(f"  {variable} ({default})\n      {meaning}", markup=False, highlight=False, soft_wrap=True)
+    except ReaderGoneError:
+        drop_output()
+    return 0
 
 
 async def _run(stack: Stack, console: Console) -> int:

@@ -42,6 +42,8 @@ class HostedDemo(NamedTuple):
             "METERPOST_DROPBOX_DEPOSITOR_KEYS_FILE": str(self._keys / "hosted-depositor-keys"),
             "METERPOST_DROPBOX_HOST": LOOPBACK,
             "METERPOST_DROPBOX_PORT": str(self.port),
+            "METERPOST_DROPBOX_PUBLIC_HOST": LOOPBACK,
+            "METERPOST_DROPBOX_PUBLIC_PORT": str(self.port),
             "METERPOST_DROPBOX_KEY_FILE": str(self._keys / "hosted-depositor-key"),
             "METERPOST_DROPBOX_HOST_KEYS_FILE": str(root / PUBLIC_FILE),
         }

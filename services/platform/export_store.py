@@ -1,11 +1,12 @@
 """Where the files of manual exports are kept, for the one that writes them and those that hand them out."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.platform.objects import ObjectStore, open_store
+from services.platform.objects import PATIENCE, ObjectStore, open_store
 from services.platform.settings import ENVIRONMENT_PREFIX
 
 EXPORT_STORE_VARIABLE = f"{ENVIRONMENT_PREFIX}EXPORT_STORE_URL"
@@ -23,9 +24,9 @@ class ExportStoreSettings(BaseSettings):
         "folder exports in the working folder.",
     )
 
-    def store(self) -> ObjectStore:
-        """Open the store. Blocks. Raises UserError where the address cannot be right."""
-        return open_store(self.export_store_url or folder_url(Path.cwd() / DEFAULT_FOLDER))
+    def store(self, patience: timedelta = PATIENCE) -> ObjectStore:
+        """Open the store, `patience` as in `open_store`. Blocks. Raises UserError where the address cannot be right."""
+        return open_store(self.export_store_url or folder_url(Path.cwd() / DEFAULT_FOLDER), patience)
 
 
 def folder_url(folder: Path) -> str:

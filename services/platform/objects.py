@@ -4,13 +4,15 @@ Everything here blocks: call it in a thread. Names are made by us, from numbers 
 elsewhere is refused before the store sees it.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -20,10 +22,31 @@ from obstore.store import ObjectStore as AnyStore
 
 from services.platform.errors import Unavailable, UserError
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 READ_BYTES = 1 << 20
 WRITE_BUFFER_BYTES = 8 << 20
+PATIENCE = timedelta(seconds=30)
+"""So long a request over the network may take: a part of 8 MB up a slow line."""
+_CONNECT = timedelta(seconds=3)
+_TRY_AGAIN = timedelta(seconds=5)
+"""So long a failed request is tried again at once; whoever asked knows best how long to wait then."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _MAX_NAME = 500
+_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_"}
+_CLIENT_OPTIONS = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "http1_only",
+    "http2_only",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "proxy_url",
+    "root_certificate",
+    "timeout",
+)
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "https", "memory")
 
 
@@ -128,10 +151,12 @@ class ObjectWriter:
                 unfinished.unlink(missing_ok=True)
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, patience: timedelta = PATIENCE) -> ObjectStore:
     """Open the store at a URL: file:///folder (made where it is not there), s3://bucket/prefix and the like.
 
-    Credentials come from the store's own environment variables. Raises UserError where the URL cannot be right.
+    Credentials come from the store's own environment variables. A request over the network may take as long as
+    `patience`, and a failed one is tried again for some seconds: a store that is away is Unavailable after twice
+    `patience` at most, and mostly after those seconds. Raises UserError where the URL cannot be right.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
@@ -143,9 +168,22 @@ def open_store(url: str) -> ObjectStore:
                 raise UserError(f"the folder {url!r} cannot be used: give its whole path, as file:///path/of/folder")
             folder = Path(unquote(parts.path))
             return ObjectStore(LocalStore(folder, mkdir=True), folder)
-        return ObjectStore(from_url(url))
+        if parts.scheme == "memory":
+            return ObjectStore(from_url(url))
+        options: ClientConfig = {"connect_timeout": min(_CONNECT, patience), "timeout": patience}
+        options.update(_told_by_the_environment(parts.scheme))
+        retrying = min(_TRY_AGAIN, patience)
+        retries: RetryConfig = {"retry_timeout": retrying, "backoff": {"max_backoff": retrying / 4}}
+        return ObjectStore(from_url(url, client_options=options, retry_config=retries))
     except (exceptions.BaseError, OSError, ValueError) as error:
         raise UserError(f"the store {_without_login(url)} cannot be opened: {_first_line(error)}") from error
+
+
+def _told_by_the_environment(scheme: str) -> "ClientConfig":
+    """Return how the store's own variables want connections to be: options that are given here replace all of those."""
+    prefix = next((prefix for start, prefix in _PREFIXES.items() if scheme.startswith(start)), "HTTP_STORE_")
+    told = {name: os.environ.get(f"{prefix}{name.upper()}", "") for name in _CLIENT_OPTIONS}
+    return cast("ClientConfig", {name: value for name, value in told.items() if value})
 
 
 def _checked(name: str) -> str:

@@ -4,7 +4,7 @@ Every service has a settings class of its own that extends `ServiceSettings`; `l
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -170,6 +170,14 @@ def load(kind: type[SettingsT], **told: Any) -> SettingsT:
         except UserError as error:
             raise UserError(f"these settings are wrong:\n  {error}") from None
     return settings
+
+
+def described(kind: type[BaseSettings]) -> Iterator[tuple[str, str, str]]:
+    """Yield every setting for people: its variable, what holds without it, and what it means."""
+    for name, told in kind.model_fields.items():
+        default = told.get_default(call_default_factory=False)
+        shown = "required" if told.is_required() else "not set" if default in {None, ""} else str(default)
+        yield f"{ENVIRONMENT_PREFIX}{name}".upper(), shown, told.description or ""
 
 
 def _sentence(item: Mapping[str, Any]) -> str:

@@ -177,6 +177,8 @@ def test_delivery_finds_the_hosted_folder_and_both_sides_the_keys() -> None:
     assert made["key-file"] == delivery["METERPOST_DROPBOX_KEY_FILE"]
     assert made["key-file"] + ".pub" == dropbox["METERPOST_DROPBOX_DEPOSITOR_KEYS_FILE"]
     assert made["host-keys-file"] == delivery["METERPOST_DROPBOX_HOST_KEYS_FILE"]
+    assert made["host-keys-file"] == SERVICES["api"]["environment"]["METERPOST_DROPBOX_HOST_KEYS_FILE"]
+    assert not any(mount.startswith("dropbox-keys:") for mount in SERVICES["api"]["volumes"]), "private keys"
 
 
 def test_every_volume_is_used_where_the_image_has_its_folder() -> None:

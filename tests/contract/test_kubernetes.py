@@ -23,7 +23,7 @@ from services.dropbox.settings import DropboxSettings
 from services.exports.settings import ExportsSettings
 from services.ingest.settings import IngestSettings
 from services.platform.export_store import ExportStoreSettings
-from services.platform.hosted import HostedFolderSettings
+from services.platform.hosted import HostedAddressSettings, HostedFolderSettings
 from services.platform.secrets import SecretSettings
 from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings
 from services.windowing.settings import WindowingSettings
@@ -33,7 +33,7 @@ FOLDER = REPOSITORY / "deploy" / "k8s"
 SCHEMA = json.loads((REPOSITORY / "tests" / "data" / "kubernetes-1.32.schema.json").read_bytes())
 BUILDS = ("base", "overlays/small", "overlays/production")
 SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
-    "services.api": (ApiSettings, SecretSettings, ExportStoreSettings),
+    "services.api": (ApiSettings, SecretSettings, ExportStoreSettings, HostedAddressSettings),
     "services.ingest": (IngestSettings,),
     "services.windowing": (WindowingSettings,),
     "services.delivery": (DeliverySettings, SecretSettings, HostedFolderSettings),

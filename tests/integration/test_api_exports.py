@@ -108,6 +108,28 @@ async def test_a_range_of_the_file_goes_on_where_a_download_broke(api: Api, expo
     assert {one.content for one in many} == {whole.content}
 
 
+@pytest.mark.parametrize("export_format", list(ExportFormat))
+async def test_head_says_what_get_would_answer(api: Api, exporting: Exporting, export_format: ExportFormat) -> None:
+    location, shown, path = await finished(api, exporting, await api.token(1, "viewer"), format=export_format.value)
+    whole, head = await api.get(path), await api.call("HEAD", path)
+    assert (head.status, head.content) == (200, b"")
+    told = {name: head.headers.get(name) for name in whole.headers if name.lower() not in {"date", "x-request-id"}}
+    assert told == {name: whole.headers[name] for name in told}
+    assert (head.headers["Content-Length"], head.etag) == (str(shown["file"]["bytes"]), f'"{shown["file"]["sha256"]}"')
+    part = await api.call("HEAD", path, headers={"Range": "bytes=0-9"})
+    assert (part.status, part.headers["Content-Length"]) == (200, head.headers["Content-Length"])
+    assert (await api.call("HEAD", path[:-1])).status == 403
+    assert (await api.call("HEAD", f"{location}/file?organization_id=1")).status == 422
+    assert (await api.call("HEAD", location)).status == 405
+    allowed = await api.call("PUT", path)
+    assert (allowed.status, allowed.headers["Allow"]) == (405, "GET, HEAD")
+    file = exporting.folder / f"1/{shown['export_id']}/{shown['file']['name']}"
+    file.write_bytes(whole.content[:-1])
+    assert (await api.call("HEAD", path)).status == 410
+    file.unlink()
+    assert (await api.call("HEAD", path)).status == 410
+
+
 async def test_a_link_opens_its_file_alone_and_only_in_its_time(api: Api, exporting: Exporting, tmp_path: Path) -> None:
     token = await api.token(1, "viewer")
     location, shown, path = await finished(api, exporting, token)

@@ -202,3 +202,56 @@ async def test_the_command_over_the_api(api: Api, tmp_path: Path) -> None:
     await run("jobs", "edit", job, "--sftp", "u@sftp.example.org")
     await run("jobs", "edit", job, "--hosted", "--line-end", "crlf")
     assert "the hosted folder" in (await run("jobs", "show", job)).out
+
+
+async def test_a_customer_is_told_where_the_folder_is_and_gets_in_there(database_url: str, tmp_path: Path) -> None:
+    await seed_catalog(database_url)
+    hosted = Hosted(tmp_path / "dropbox", database_url)
+    async with hosted_folder(database_url, hosted.root, hosted=hosted) as it:
+        told = {
+            "dropbox_public_host": "127.0.0.1",
+            "dropbox_public_port": it.port,
+            "dropbox_host_keys_file": hosted.root / "host-keys.pub",
+        }
+        async with running_api(database_url, tmp_path, **told) as api:
+            got = await api.get("/v1/hosted-folder", await api.token(1, "viewer", site_ids=[1]))
+            assert got.status == 200
+            place = got.json
+            # What is told is enough for a client that trusts nothing else.
+            admin = await api.token(1)
+            body = {"user_name": "acme", "password": PASSWORD}
+            assert (await api.call("POST", "/v1/folder-accounts", token=admin, body=body)).status == 201
+            known = "".join(f"[{place['host']}]:{place['port']} {key['public_key']}\n" for key in place["host_keys"])
+            async with asyncssh.connect(
+                place["host"],
+                place["port"],
+                username="acme",
+                password=PASSWORD,
+                known_hosts=known.encode(),
+                config=None,
+            ) as connection:
+                server_key = connection.get_server_host_key()
+                assert server_key is not None
+                shown = [(key["type"], key["fingerprint"]) for key in place["host_keys"]]
+                assert (server_key.get_algorithm(), server_key.get_fingerprint()) in shown
+            client_id, secret = await api.client(1, "viewer")
+            (tmp_path / "client.json").write_text(json.dumps({"client_id": client_id, "client_secret": secret}))
+            over_api = {"METERPOST_API_URL": api.url, "METERPOST_API_CREDENTIALS_FILE": "client.json"}
+            direct = {name: str(value) for name, value in told.items()}
+            for environment in (over_api, {f"METERPOST_{name.upper()}": value for name, value in direct.items()}):
+                meterpost = Meterpost(tmp_path, environment)
+                assert await asyncio.to_thread(meterpost.json, "dropbox", "address") == place
+                said = await asyncio.to_thread(meterpost.ok, "dropbox", "address")
+                assert f"sftp -P {it.port} ACCOUNT@127.0.0.1" in said
+                assert place["host_keys"][0]["fingerprint"] in said
+            for content in (b"", b"ssh-ed25519", b"no key", b"\xff"):
+                (hosted.root / "host-keys.pub").write_bytes(content)
+                unreadable = await api.get("/v1/hosted-folder", admin)
+                assert (unreadable.status, unreadable.json["code"]) == (500, "internal_error"), content
+
+
+async def test_where_the_operator_told_nothing_nothing_is_told(api: Api, tmp_path: Path) -> None:
+    got = await api.get("/v1/hosted-folder", await api.token(1, "viewer"))
+    assert (got.status, got.json) == (200, {"host": None, "port": None, "host_keys": []})
+    said = await asyncio.to_thread(Meterpost(tmp_path, {}).ok, "dropbox", "address")
+    assert "has not said where the hosted folder is reached" in said

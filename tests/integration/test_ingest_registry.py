@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -36,8 +36,8 @@ class CountingStore(IngestStore):
         CountingStore.looks += 1
         return await super().registry_revision()
 
-    async def registry_change(self, known_revision: int) -> RegistryChange:
-        change = await super().registry_change(known_revision)
+    async def registry_change(self, known_revision: int, never_attached: Sequence[str] = ()) -> RegistryChange:
+        change = await super().registry_change(known_revision, never_attached)
         CountingStore.changes += 1
         return change
 
@@ -132,3 +132,34 @@ async def test_a_change_of_the_registry_is_followed_within_two_seconds(
         await platform.ingested()
     meters = await platform.fetch("SELECT meter_id FROM reading ORDER BY source_offset")
     assert [row["meter_id"] for row in meters] == [1, 9]
+
+
+async def test_a_device_that_was_removed_is_unknown_and_known_when_it_comes_again(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a device that was never attached can be removed; one beside it stays what it is."""
+    async with counted_ingest(platform, monkeypatch) as counted:
+
+        async def change(statement: str) -> None:
+            changes = counted.changes
+            await platform.fetch(f"WITH now AS (UPDATE catalog_revision SET revision = revision + 1) {statement}")
+            await eventually_async(lambda: counted.changes > changes, 10, because="the change is followed")
+            await publish(platform, ["XX-1", "XX-2", "LG-0"])
+            await platform.ingested()
+
+        created = "INSERT INTO device SELECT {}, 1, 'logger', revision + 1 FROM catalog_revision"
+        await change(created.format("unnest(ARRAY['XX-1', 'XX-2'])"))
+        await change("DELETE FROM device WHERE device_id = 'XX-1'")
+        await change(created.format("'XX-1'"))
+        await change(
+            "INSERT INTO input_attachment SELECT 'XX-1', 1, '-infinity', revision + 1, 7 FROM catalog_revision"
+        )
+    rejected = await platform.fetch("SELECT device_id, reason FROM rejected_reading ORDER BY source_offset")
+    reasons = {device: [row["reason"] for row in rejected if row["device_id"] == device] for device in ("XX-1", "XX-2")}
+    assert reasons == {
+        "XX-1": ["unknown_input", "unknown_device", "unknown_input"],
+        "XX-2": ["unknown_input"] * 4,
+    }
+    assert len(rejected) == 7
+    stored = await platform.fetch("SELECT sum(stored_count)::integer AS stored FROM ingest_progress")
+    assert stored == [{"stored": 5}]

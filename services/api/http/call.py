@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +25,8 @@ from services.platform.postgres import Connection, Pool
 from services.platform.secrets import Vault
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
+STORE_PATIENCE = timedelta(seconds=4)
+"""Whoever waits for a file's first byte is told within twice this time that the store is away."""
 _ENCODER = msgspec.json.Encoder(decimal_format="string")
 
 
@@ -45,7 +47,7 @@ class Means:
         """Return the store of exported files, opened once. Blocks. Raises OperatorNeeded where it cannot be."""
         if self.found_store is None:
             try:
-                self.found_store = self.settings.store()
+                self.found_store = self.settings.store(STORE_PATIENCE)
             except UserError as error:
                 raise OperatorNeeded(str(error)) from error
         return self.found_store

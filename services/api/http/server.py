@@ -38,7 +38,7 @@ def build_application(means: Means, endpoints: Sequence[Endpoint] = ENDPOINTS) -
     application = web.Application(middlewares=[_surround], client_max_size=longest)
     pipeline = Pipeline(means)
     for endpoint in endpoints:
-        # HEAD is what GET says without its body; a method that is not offered is 405, OPTIONS too: no CORS.
+        # A method that is not offered is 405, OPTIONS too: no CORS. HEAD is offered for files.
         application.router.add_route(endpoint.method, _pattern(endpoint.path), _handler(pipeline, endpoint))
     return application
 
@@ -129,7 +129,7 @@ def _of_aiohttp(error: Exception, request: web.Request) -> Problem:
             f"there is nothing at {request.path[:200]}; the routes begin with /v1/, and /docs describes them",
         )
     if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods - {"HEAD"}))
+        allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(
             "method_not_allowed",
             f"{request.method} is not offered here; offered: {allowed}",

@@ -14,6 +14,7 @@ from services.api.http.routes import (
     exports,
     folder_accounts,
     folder_files,
+    hosted_folder,
     jobs,
     measurements,
     meter_import,
@@ -45,6 +46,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *runs.ENDPOINTS,
     *folder_accounts.ENDPOINTS,
     *folder_files.ENDPOINTS,
+    *hosted_folder.ENDPOINTS,
     *audit.ENDPOINTS,
     *description.ENDPOINTS,
 )

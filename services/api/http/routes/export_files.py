@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
 import structlog
 
-from services.api.export_downloads import Download, NotDownloadableError, download_of, open_link, stream
+from services.api.export_downloads import Download, NotDownloadableError, download_of, look, open_link, stream
 from services.api.http.call import Call
 from services.api.http.decoding import Id
 from services.api.http.endpoint import Answer, Endpoint, Streamed
@@ -37,18 +38,32 @@ async def give_file(call: Call) -> Answer:
     start, end = _range(call, download)
     objects = await asyncio.to_thread(call.means.export_store)
     pieces = stream(objects, download, start, end)
-    headers = {
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{download.file_name}"',
-        "ETag": _etag(download),
-        "Repr-Digest": f"sha-256=:{base64.b64encode(download.sha256).decode()}:",
-    }
+    headers = _headers(download)
     is_whole = (start, end) == (0, download.byte_count)
     if not is_whole:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{download.byte_count}"
     # The first piece before the headers, so that a file that is gone, or a store that is away, is still a problem.
     body = Streamed(_rest(await _first(pieces), pieces, download), end - start)
     return Answer(body, 200 if is_whole else 206, headers, download.media_type)
+
+
+async def describe_file(call: Call) -> Answer:
+    """Say what GET would answer without a range, if it can: whether the file is there is asked of the store."""
+    download = await _opened(call)
+    objects = await asyncio.to_thread(call.means.export_store)
+    with _problems():
+        await asyncio.to_thread(look, objects, download)
+    length = {"Content-Length": str(download.byte_count), "Content-Type": download.media_type}
+    return Answer(None, 200, _headers(download) | length)
+
+
+def _headers(download: Download) -> dict[str, str]:
+    return {
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{download.file_name}"',
+        "ETag": _etag(download),
+        "Repr-Digest": f"sha-256=:{base64.b64encode(download.sha256).decode()}:",
+    }
 
 
 async def _opened(call: Call) -> Download:
@@ -79,8 +94,15 @@ async def _refuse_if_gone(call: Call, organization_id: int, export_id: int) -> N
 
 
 async def _first(pieces: AsyncIterator[bytes]) -> bytes:
-    try:
+    with _problems():
         return await anext(pieces, b"")
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    """Turn what the store says into what a caller is told."""
+    try:
+        yield
     except NotDownloadableError as error:
         raise Problem("gone", str(error)) from None
     except Unavailable as error:
@@ -130,6 +152,7 @@ def _etag(download: Download) -> str:
     return f'"{download.sha256.hex()}"'
 
 
+_CODES = ("bad_link", "link_expired", "gone")
 ENDPOINTS = (
     Endpoint(
         *("GET", "/v1/exports/{export_id}/file", "give_export_file", "A finished file, by a link that needs no token"),
@@ -138,6 +161,13 @@ ENDPOINTS = (
         holds_connection=False,
         is_ranged=True,
         media_types=("text/csv", "application/x-ndjson", "application/vnd.apache.parquet"),
-        codes=("bad_link", "link_expired", "gone"),
+        codes=_CODES,
+    ),
+    Endpoint(
+        *("HEAD", "/v1/exports/{export_id}/file", "describe_export_file", "Its length and ETag, by the same link"),
+        *(describe_file, None, None),
+        query=FileQuery,
+        holds_connection=False,
+        codes=_CODES,
     ),
 )
