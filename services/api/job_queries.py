@@ -45,6 +45,10 @@ _FILTERED = f"""
     ) AS job
     WHERE ($3::text IS NULL OR position(lower($3) IN lower(name)) > 0) AND ($4::text IS NULL OR state = $4)
       AND ($5::text IS NULL OR transport = $5) AND ($6::int[] IS NULL OR site_ids <@ $6)
+      -- Jobs that never had such a name are left out before their newest settings are looked up, one by one.
+      AND ($3 IS NULL OR job_id IN (
+          SELECT job_id FROM export_job_version
+          WHERE organization_id = $1 AND position(lower($3) IN lower(name)) > 0))
 """  # noqa: S608 - put together from constants
 # In the order of an index, so that a page costs no more with many jobs.
 _PAGE_BY_ID = f"{_FILTERED} AND job_id > $7::int ORDER BY job_id LIMIT $8"

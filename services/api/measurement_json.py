@@ -22,14 +22,14 @@ _ENERGY = Amount("energy_wh", "power_w")
 _VOLUME = Amount("volume", "flow_per_hour")
 
 
-def _flag_names(flags: str) -> str:
-    """Return the expression of the names of a column's bits, as an array."""
+def _flag_names() -> str:
+    """Return the expression of the names of the flags, as an array."""
     every = (
         json.dumps([name for bit, name in FLAGS.items() if number & bit], separators=(",", ":"))
         for number in range(2 * max(FLAGS))
     )
     names = ", ".join(f"'{one}'" for one in every)
-    return f"CASE WHEN {flags} = 0 THEN '[]' ELSE (ARRAY[{names}])[({flags} & {2 * max(FLAGS) - 1}) + 1] END"
+    return f"CASE WHEN flags = 0 THEN '[]' ELSE (ARRAY[{names}])[(flags & {2 * max(FLAGS) - 1}) + 1] END"
 
 
 def _amount(amount: Amount) -> str:
@@ -41,14 +41,21 @@ def _amount(amount: Amount) -> str:
     return f"""CASE WHEN {column} IS NULL THEN '"{column}":null,"{rate}":null' ELSE {some} END"""
 
 
-_NAMES = """'"meter_id":' || meter_id || ',"meter_type":' || to_json(meter_type) || ',"meter_name":' || to_json(name)
+NAMES = """'"meter_id":' || meter_id || ',"meter_type":' || to_json(meter_type) || ',"meter_name":' || to_json(name)
     || ',"meter_unit":' || to_json(unit) || ',"site_id":' || site_id || ',"site_name":' || to_json(site_name) || ','"""
+_FLAG_NAMES = _flag_names()
 _COUNTS = """',"pulses":' || pulses || ',"intervals_present":' || intervals_present || ',"intervals_expected":'
     || intervals_expected"""
 _TIME = """to_char(window_start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || '","resolution_minutes":' || $1::int || ','"""
+PREPARED = "names_json"
+"""The column that NAMES is, where they are put together once for many windows."""
 
-OBJECT = f"""
-    '{{"window_start":"' || {_TIME} || ({_NAMES}) || ({_amount(_ENERGY)}) || ',' || ({_amount(_VOLUME)}) || ({_COUNTS})
-    || ',"flags":' || {_flag_names("flags")} || '}}'
-"""
-"""The expression of a window's object. $1: resolution in minutes; columns: those of `MeasurementRow`, named so."""
+
+def window_object(names: str) -> str:
+    """Return the expression of a window's object; `names`: NAMES, or PREPARED.
+
+    $1: resolution in minutes; columns: those of `MeasurementRow`, named so.
+    """
+    amounts = f"({_amount(_ENERGY)}) || ',' || ({_amount(_VOLUME)})"
+    return f"""'{{"window_start":"' || {_TIME} || ({names}) || {amounts} || ({_COUNTS}) || ',"flags":' || {_FLAG_NAMES}
+        || '}}'"""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from services.api.measurement_json import OBJECT
+from services.api.measurement_json import NAMES, PREPARED, window_object
 from services.core.times import ceil_to
 from services.platform.postgres import Connection
 
@@ -94,17 +94,17 @@ class _Statement(NamedTuple):
         """Return the parameters for a stretch of starts."""
         site_ids = _ints(wanted.site_ids)
         first = (resolution_minutes, starts, wanted.organization_id, site_ids, *_after(wanted))
-        return (*first, *self.more, limit, *_ends(wanted, starts))
+        return (*first, *self.more, limit)
 
 
 _NAMES = """
-JOIN meter t ON t.meter_id = m.meter_id
+JOIN (SELECT meter_id, meter_type, utility FROM meter) t ON t.meter_id = m.meter_id
 JOIN LATERAL (
     SELECT name, unit, site_id FROM meter_configuration
     WHERE meter_id = m.meter_id AND valid_from <= m.window_start AND revision <= {revision}
     ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON true
 JOIN LATERAL (
-    SELECT name FROM site_description
+    SELECT name AS site_name FROM site_description
     WHERE site_id = c.site_id AND valid_from <= m.window_start AND revision <= {revision}
     ORDER BY valid_from DESC, revision DESC LIMIT 1) s ON true
 """
@@ -113,34 +113,39 @@ _PERIODS = """
 WITH t AS MATERIALIZED (
     SELECT meter_id, meter_type, utility FROM meter WHERE meter_id = ANY ({meters})
 ), c AS MATERIALIZED (
-    SELECT meter_id, name, unit, site_id, valid_from, had_several_units,
+    SELECT meter_id, name, unit, site_id, valid_from,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from) AS valid_until
-    FROM (SELECT DISTINCT ON (meter_id, valid_from) *, min(unit) OVER one <> max(unit) OVER one AS had_several_units
-          FROM meter_configuration
-          WHERE meter_id = ANY ({meters}) WINDOW one AS (PARTITION BY meter_id)
-          ORDER BY meter_id, valid_from, revision DESC) newest
+    FROM (SELECT DISTINCT ON (meter_id, valid_from) * FROM meter_configuration
+          WHERE meter_id = ANY ({meters}) ORDER BY meter_id, valid_from, revision DESC) newest
 ), s AS MATERIALIZED (
     SELECT site_id, name, valid_from,
            lead(valid_from, 1, 'infinity') OVER (PARTITION BY site_id ORDER BY valid_from) AS valid_until
     FROM (SELECT DISTINCT ON (site_id, valid_from) * FROM site_description
           WHERE site_id IN (SELECT site_id FROM c) ORDER BY site_id, valid_from, revision DESC) newest
+), d AS MATERIALIZED (
+    SELECT *, {json} FROM (
+        SELECT t.*, c.name, c.unit, c.site_id, s.name AS site_name, greatest(c.valid_from, s.valid_from) AS valid_from,
+               least(c.valid_until, s.valid_until) AS valid_until
+        FROM t JOIN c USING (meter_id) JOIN s USING (site_id)) named
 )
 """
-_NAMES_OF_PERIODS = """
-JOIN t ON t.meter_id = m.meter_id
-JOIN c ON c.meter_id = m.meter_id AND c.valid_from <= m.window_start AND m.window_start < c.valid_until
-JOIN s ON s.site_id = c.site_id AND s.valid_from <= m.window_start AND m.window_start < s.valid_until
-"""
+_NAMES_OF_PERIODS = (
+    "JOIN d ON d.meter_id = m.meter_id AND d.valid_from <= m.window_start AND m.window_start < d.valid_until"
+)
 # Values are made by the factors that were known at the closing, so the unit is the one that was known then; where there
 # is no proof of it any more, the newest one. Hardly any meter ever had two units.
-_UNIT = """CASE WHEN {had_several} THEN coalesce((
+_UNIT = """CASE WHEN EXISTS (SELECT FROM meter_configuration o WHERE o.meter_id = m.meter_id AND o.unit <> c.unit)
+    THEN coalesce((
     SELECT u.unit
     FROM window_closing k JOIN meter_configuration u ON u.revision <= k.catalog_revision
     WHERE k.resolution_minutes = m.resolution_minutes AND k.window_start = m.window_start
       AND k.bucket = m.meter_id % (SELECT max(bucket) + 1 FROM window_frontier)
       AND u.meter_id = m.meter_id AND u.valid_from <= m.window_start
     ORDER BY u.valid_from DESC, u.revision DESC LIMIT 1), c.unit) ELSE c.unit END"""
-_HAD_SEVERAL_UNITS = "EXISTS (SELECT FROM meter_configuration o WHERE o.meter_id = m.meter_id AND o.unit <> c.unit)"
+_HAD_SEVERAL_UNITS = """
+SELECT EXISTS (SELECT FROM meter_configuration WHERE meter_id = ANY ($1::int[]) GROUP BY meter_id
+               HAVING min(unit) <> max(unit))
+"""
 _CLOSING = """
 JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.window_start = m.window_start
     AND w.bucket = m.meter_id % $8 AND w.cut_off <= $7
@@ -149,16 +154,17 @@ JOIN window_closing w ON w.resolution_minutes = m.resolution_minutes AND w.windo
 _STRETCH = "(SELECT * FROM {table} WHERE {time} = ANY ({starts}) AND {condition})"
 # Few meters are looked up start by start. Given a list, PostgreSQL would weigh every start against every partition
 # before it begins, which takes several times as long as reading; here it weighs but the first and the last.
-_EACH_START = """(SELECT one.* FROM unnest({starts}) AS start CROSS JOIN LATERAL (
-    SELECT * FROM {table}
-    WHERE {time} = start AND {time} >= {first}::timestamptz AND {time} <= {last}::timestamptz AND {condition}
-    OFFSET 0) AS one)"""
+_EACH_START = """(SELECT one.*
+    FROM generate_series(({starts})[1], ({starts})[2], {minutes} * interval '1 minute') AS start CROSS JOIN LATERAL (
+        SELECT * FROM {table}
+        WHERE {time} = start AND {time} >= ({starts})[1] AND {time} <= ({starts})[2] AND {condition}
+        OFFSET 0) AS one)"""
 _MEASUREMENTS = """
 {periods}
-SELECT m.window_start, m.meter_id, t.meter_type, t.utility, c.name, {unit} AS unit, c.site_id, s.name AS site_name,
-       m.intervals_present, m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags
+SELECT m.window_start, m.meter_id, meter_type, utility, name, {unit} AS unit, site_id, site_name, m.intervals_present,
+       m.intervals_expected, m.pulses, m.energy_wh, m.volume, m.flags{column}
 FROM {source} m {closing} {names}
-WHERE ($4::int[] IS NULL OR c.site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
+WHERE ($4::int[] IS NULL OR site_id = ANY ($4)) AND (m.window_start, m.meter_id) > ($5::timestamptz, $6::int)
 ORDER BY m.window_start, m.meter_id LIMIT {limit}
 """
 # Of one window more than fit, and where the page ends if it is full.
@@ -216,7 +222,7 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
 
     With `as_of`: those whose cut-off had passed by then, with the names that were known when they were closed.
     """
-    query = await _statement(connection, wanted)
+    query = await _statement(connection, wanted, has_periods=await _has_periods(connection, wanted))
     rows: list[asyncpg.Record] = []
     for starts in _batches(wanted):
         if len(rows) >= wanted.limit:
@@ -228,8 +234,11 @@ async def measurements(connection: Connection, resolution_minutes: int, wanted: 
 
 async def measurements_json(connection: Connection, resolution_minutes: int, wanted: Wanted) -> JsonPage:
     """Return the same windows but the last, if there are as many as `limit`, as JSON objects."""
-    query = await _statement(connection, wanted)
-    text = _JSON.format(json=OBJECT, limit=query.limit, measurements=query.text)
+    has_periods = await _has_periods(connection, wanted)
+    query = await _statement(connection, wanted, f", {PREPARED}" if has_periods else "", has_periods=has_periods)
+    text = _JSON.format(
+        json=window_object(PREPARED if has_periods else NAMES), limit=query.limit, measurements=query.text
+    )
     objects: list[str] = []
     last: tuple[datetime, int] | None = None
     left = wanted.limit
@@ -246,11 +255,17 @@ async def measurements_json(connection: Connection, resolution_minutes: int, wan
     return JsonPage(",".join(objects), None)
 
 
-async def _statement(connection: Connection, wanted: Wanted) -> _Statement:
-    """Return the statement that reads closed windows."""
+async def _has_periods(connection: Connection, wanted: Wanted) -> bool:
+    """Tell whether names and units come from periods that are made once: of few meters that never changed their units."""
+    if not wanted.is_of_few or wanted.meter_ids is None or wanted.as_of is not None:
+        return False
+    return not await connection.fetchval(_HAD_SEVERAL_UNITS, list(wanted.meter_ids))
+
+
+async def _statement(connection: Connection, wanted: Wanted, column: str = "", *, has_periods: bool) -> _Statement:
+    """Return the statement that reads closed windows, with one more column."""
     more: list[object] = []
-    closing, revision, meters, periods = "", "9223372036854775807", "", ""
-    unit = _UNIT.format(had_several=_HAD_SEVERAL_UNITS)
+    closing, revision, unit, meters, periods = "", "9223372036854775807", _UNIT, "", ""
     condition = "resolution_minutes = $1 AND organization_id = $3"
     if wanted.as_of is not None:
         closing, revision, unit = _CLOSING, "w.catalog_revision", "c.unit"
@@ -261,13 +276,14 @@ async def _statement(connection: Connection, wanted: Wanted) -> _Statement:
         meters = f"${6 + len(more)}::int[]"
         condition += f" AND meter_id = ANY ({meters})"
     names = _NAMES.format(revision=revision)
-    if wanted.is_of_few and wanted.as_of is None:
-        names, periods = _NAMES_OF_PERIODS, _PERIODS.format(meters=meters)
-        unit = _UNIT.format(had_several="c.had_several_units")
+    if has_periods:
+        unit, names, periods = "unit", _NAMES_OF_PERIODS, _PERIODS.format(meters=meters, json=f"{NAMES} AS {PREPARED}")
     place = 7 + len(more)
     limit = f"${place}::bigint"
-    source = _source(wanted, "measurement", "window_start", "$2", condition, place + 1)
-    text = _MEASUREMENTS.format(periods=periods, closing=closing, names=names, unit=unit, source=source, limit=limit)
+    source = _source(wanted, "measurement", "window_start", "$2", condition)
+    text = _MEASUREMENTS.format(
+        column=column, periods=periods, closing=closing, names=names, unit=unit, source=source, limit=limit
+    )
     return _Statement(text, more, limit)
 
 
@@ -277,7 +293,7 @@ async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:
     if wanted.as_of is not None:
         tables, more = ["reading", "reading_superseded"], [wanted.as_of]
         condition += " AND arrived_at <= $7"
-    sources = (_source(wanted, table, "measured_at", "$1", condition, 7 + len(more)) for table in tables)
+    sources = (_source(wanted, table, "measured_at", "$1", condition) for table in tables)
     query = _READINGS.format(versions=" UNION ALL ".join(sources))
     rows: list[asyncpg.Record] = []
     meter_ids = list(wanted.meter_ids or [])
@@ -287,27 +303,23 @@ async def readings(connection: Connection, wanted: Wanted) -> list[ReadingRow]:
         rows += await connection.fetch(
             query,
             *(starts, meter_ids, *_after(wanted), _ints(wanted.site_ids), wanted.limit - len(rows)),
-            *(*more, *_ends(wanted, starts)),
+            *more,
         )
     return [ReadingRow(*row) for row in rows]
 
 
-def _source(wanted: Wanted, table: str, time: str, starts: str, condition: str, first: int) -> str:
-    """Return how the table is read; `first`: the number of the first parameter of `_ends`."""
+def _source(wanted: Wanted, table: str, time: str, starts: str, condition: str) -> str:
+    """Return how the table is read at the starts of a batch."""
     form = _EACH_START if wanted.is_of_few else _STRETCH
-    array = f"{starts}::timestamptz[]"
-    return form.format(
-        table=table, time=time, starts=array, condition=condition, first=f"${first}", last=f"${first + 1}"
-    )
-
-
-def _ends(wanted: Wanted, starts: Sequence[datetime]) -> Sequence[datetime]:
-    """Return the further parameters of the way that the table is read."""
-    return (starts[0], starts[-1]) if wanted.is_of_few else ()
+    array, minutes = f"{starts}::timestamptz[]", wanted.step // timedelta(minutes=1)
+    return form.format(table=table, time=time, starts=array, condition=condition, minutes=minutes)
 
 
 def _batches(wanted: Wanted) -> Iterator[list[datetime]]:
-    """Yield the starts that are asked for, each time twice as many; of few meters at once as many as fill a page."""
+    """Yield the starts that are asked for, each time twice as many.
+
+    Of few meters: the first and the last of at once as many as fill a page.
+    """
     first = wanted.start if wanted.after is None else max(wanted.start, wanted.after[0])
     start, count, most = ceil_to(first, wanted.step), 1, _MOST_STARTS
     if wanted.is_of_few:
@@ -316,10 +328,12 @@ def _batches(wanted: Wanted) -> Iterator[list[datetime]]:
         count = min(most, wanted.limit // meters + 1)
     while start < wanted.until:
         end = min(wanted.until, start + count * wanted.step)
-        batch = [start]
-        while (start := start + wanted.step) < end:
-            batch.append(start)
-        yield batch
+        steps = -((start - end) // wanted.step)
+        if wanted.is_of_few:
+            yield [start, start + (steps - 1) * wanted.step]
+        else:
+            yield [start + number * wanted.step for number in range(steps)]
+        start += steps * wanted.step
         count = min(2 * count, most)
 
 
