@@ -256,7 +256,7 @@ async def measurements_json(connection: Connection, resolution_minutes: int, wan
 
 
 async def _has_periods(connection: Connection, wanted: Wanted) -> bool:
-    """Tell whether names and units come from periods that are made once: of few meters that never changed their units."""
+    """Tell whether names are those of periods that are made once: few meters, of which none ever changed its unit."""
     if not wanted.is_of_few or wanted.meter_ids is None or wanted.as_of is not None:
         return False
     return not await connection.fetchval(_HAD_SEVERAL_UNITS, list(wanted.meter_ids))
