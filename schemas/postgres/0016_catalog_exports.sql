@@ -34,7 +34,8 @@ $$;
 
 -- The records of an organization's catalog that are in force at an instant, as known at a revision: sites (1),
 -- devices (2), inputs (3), meters (4), each by its key, at most `most` from a key on. With sites, what belongs to
--- those: their meters, what these hang on. The same question has the same answer for ever, as rows are never changed.
+-- those: their meters, what these hang on. The same question has the same answer for ever: rows are never changed,
+-- except of devices that nothing ever hung on, which are in no catalog.
 CREATE FUNCTION catalog_records(
     of_organization integer, at_time timestamptz, at_revision bigint, at_sites integer[],
     from_kind integer, from_number bigint, from_text text, most integer
@@ -73,6 +74,8 @@ BEGIN
         FROM device d
         WHERE d.organization_id = of_organization AND d.revision <= at_revision
           AND d.device_id COLLATE "C" >= from_text AND NOT (from_number > 0 AND d.device_id = from_text)
+          AND (EXISTS (SELECT FROM input_attachment a WHERE a.device_id = d.device_id AND a.revision <= at_revision)
+               OR EXISTS (SELECT FROM bridge_attachment a WHERE a.device_id = d.device_id AND a.revision <= at_revision))
           AND (at_sites IS NULL OR EXISTS (
               SELECT FROM attached_at(d.device_id, at_time, at_revision) a
               CROSS JOIN LATERAL (

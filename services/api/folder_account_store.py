@@ -10,7 +10,7 @@ SELECT a.user_name, a.organization_id, o.name AS organization_name, a.password_h
        a.disabled_at, a.created_at, a.last_login_at, a.last_login_from
 FROM dropbox_account a JOIN organization o USING (organization_id)
 WHERE ($1::integer IS NULL OR a.organization_id = $1) AND ($2::text IS NULL OR a.user_name = $2)
-ORDER BY o.name, a.user_name
+ORDER BY o.name, a.user_name COLLATE "C"
 """
 _KEYS = """
 SELECT user_name, fingerprint, public_key, comment, added_at

@@ -16,7 +16,6 @@ from services.platform.postgres import Connection, Pool, transaction
 MISSED = "missed"
 REPEAT = "repeat"
 OUTRANKED = "outranked"
-VERDICTS = (MISSED, REPEAT, OUTRANKED)
 
 
 class Wanted(NamedTuple):

@@ -50,11 +50,6 @@ class SigningKeys:
         self._public: dict[str, ECKey] = {}
         self._newest: ECKey | None = None
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether tokens can be signed and verified."""
-        return self._newest is not None
-
     async def refresh(self, pool: Pool, now: datetime) -> None:
         """Load the keys, making and forgetting some where it is time. Raises Unavailable; UserError without a ring.
 

@@ -17,7 +17,7 @@ _RECORDS = "SELECT * FROM catalog_records($1, $2, $3, $4, $5, $6, $7, $8)"
 
 
 class CatalogStore:
-    """Reads catalogs in the order of their keys. Rows are never changed, so a pinned catalog stays as it is."""
+    """Reads catalogs in the order of their keys. What one holds is never changed, so a pinned one stays as it is."""
 
     def __init__(self, pool: Pool, page_records: int = PAGE_RECORDS) -> None:
         self._pool = pool

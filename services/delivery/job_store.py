@@ -94,7 +94,7 @@ WHERE p.organization_id = d.organization_id AND p.job_id = d.job_id
 _NEW = f"""
 SELECT j.organization_id, j.job_id, j.starts_at
 FROM export_job j
-WHERE j.deleted_at IS NULL
+WHERE j.deleted_at IS NULL AND j.job_id > $3
   AND NOT EXISTS (SELECT FROM export_job_progress p
                   WHERE p.organization_id = j.organization_id AND p.job_id = j.job_id)
   AND EXISTS (SELECT FROM export_job_version v
@@ -237,10 +237,10 @@ class JobStore:
                 now,
             )
 
-    async def new_jobs(self) -> list[NewJob]:
-        """Return jobs of this transport that have no progress yet, at most MAX_ADOPTED."""
+    async def new_jobs(self, after: int = 0) -> list[NewJob]:
+        """Return jobs of this transport that have no progress yet, at most MAX_ADOPTED, in the order of their ids."""
         async with transaction(self._pool) as connection:
-            found = await connection.fetch(_NEW, self._transport, MAX_ADOPTED)
+            found = await connection.fetch(_NEW, self._transport, MAX_ADOPTED, after)
             starts = {JobKey(row["organization_id"], row["job_id"]): row["starts_at"] for row in found}
             versions = await _versions(connection, list(starts)) if starts else {}
         return [NewJob(key, starts_at, versions[key]) for key, starts_at in starts.items()]

@@ -89,6 +89,9 @@ class Mailer:
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.wait({running}, timeout=self._settings.smtp_timeout_seconds)
+            if line.is_accepted:
+                # What the server does afterwards changes nothing: the mail is its own now.
+                return
             if not running.done():
                 raise TimeoutError(TOO_SLOW)
             running.result()
@@ -107,6 +110,7 @@ class Mailer:
                 if settings.smtp_username:
                     server.login(settings.smtp_username, settings.smtp_password.get_secret_value())
                 server.send_message(message)
+                line.is_accepted = True
         finally:
             line.close()
 
@@ -139,6 +143,8 @@ class _Line:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._is_cut = False
+        self.is_accepted = False
+        """Whether the server has taken the mail."""
 
     def opened(self, made: socket.socket) -> None:
         """Remember the connection. Raises TimeoutError where it came too late."""

@@ -140,7 +140,7 @@ class FrozenPart(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The last part of a run: its bytes, and its place in the chain of the job's manifests."""
+    """What a run ends with: its bytes, and its place in the chain of the job's manifests."""
 
     number: int
     body: bytes

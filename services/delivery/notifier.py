@@ -49,6 +49,12 @@ UPDATE notification SET sent_at = $4, next_attempt_at = NULL, problem = ''
 WHERE organization_id = $1 AND notification_id = $2 AND attempt_count = $3
 """
 
+# The address works again. What was put off for longer than a claim lasts is nobody's claim.
+_OTHERS_GO_ON = """
+UPDATE notification SET next_attempt_at = $4
+WHERE organization_id = $1 AND channel = $2 AND address = $3 AND next_attempt_at > $4::timestamptz + $5::interval
+"""
+
 _NOT_SENT = """
 UPDATE notification SET next_attempt_at = $4, problem = $5
 WHERE organization_id = $1 AND notification_id = $2 AND attempt_count = $3
@@ -167,8 +173,10 @@ class Notifier:
         key = (claimed.organization_id, claimed.notification_id, claimed.attempt_count)
         event = {"notification": claimed.notification_id, "channel": claimed.channel, "reason": answer.reason}
         async with transaction(self._pool) as connection:
+            place = (claimed.organization_id, claimed.channel, claimed.address)
             if answer.verdict is Verdict.DELIVERED:
                 await connection.execute(_SENT, *key, now)
+                await connection.execute(_OTHERS_GO_ON, *place, now, CLAIMED_FOR)
                 log.info("notified", **event)
                 return
             problem = f"{answer.reason}: {answer.detail}"
@@ -176,7 +184,6 @@ class Notifier:
                 await connection.execute(_NOT_SENT, *key, None, problem)
                 log.error("notification_given_up", **event)
                 return
-            place = (claimed.organization_id, claimed.channel, claimed.address)
             attempts = await connection.fetchval(_ATTEMPTS_AT_ADDRESS, *place) or claimed.attempt_count
             again_at = now + POLICY.delay(attempts, 0.0, answer.retry_after)
             is_over = now - claimed.created_at > GIVEN_UP_AFTER

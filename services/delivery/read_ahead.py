@@ -71,6 +71,10 @@ class ReadAhead:
             # Whoever needs the part will meet it, too, and is there to be told.
             log.debug("not_rendered_ahead", job=run.job.job_id, error=str(error))
             rendered = None
+        except Exception:
+            # Told once here: who waits must not meet it again and again when it is over.
+            log.exception("not_rendered_ahead", job=run.job.job_id)
+            rendered = None
         if rendered is None:
             self._places.pop((run.job, run.slot.start), None)
         else:

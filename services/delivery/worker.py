@@ -44,7 +44,6 @@ from services.platform.postgres import Patience, Pool
 from services.platform.secrets import KeyMissing, Vault
 
 BAD_SETTINGS = "bad_settings"
-UNSUPPORTED_DATA = "unsupported_data"
 SECRET_KEY_MISSING = "secret_key_missing"  # noqa: S105 - a reason
 
 log = structlog.get_logger()
@@ -107,16 +106,22 @@ class Worker:
 
     async def adopt_new_jobs(self) -> bool:
         """Give jobs that nobody follows yet their first slot; return whether there were too many for one go."""
-        new = await self._stores.jobs.new_jobs()
-        opened_at = await self._stores.jobs.opened_at() if new else {}
-        adopted = []
-        for job in new:
-            first = first_plan(job.starts_at, opened_at, job.versions)
-            if first is not None and first.next_version.transport == self._transport_name:
-                adopted.append(Adopted(job, first, self._address(job.key, first.next_version)))
-        if adopted:
-            log.info("jobs_adopted", count=await self._stores.jobs.adopt(adopted))
-        return len(adopted) == MAX_ADOPTED
+        after = 0
+        # Jobs whose time has not come stay new ones: those behind them must not wait for them.
+        while new := await self._stores.jobs.new_jobs(after):
+            after = new[-1].key.job_id
+            opened_at = await self._stores.jobs.opened_at()
+            adopted = []
+            for job in new:
+                first = first_plan(job.starts_at, opened_at, job.versions)
+                if first is not None and first.next_version.transport == self._transport_name:
+                    adopted.append(Adopted(job, first, self._address(job.key, first.next_version)))
+            if adopted:
+                log.info("jobs_adopted", count=await self._stores.jobs.adopt(adopted))
+                return len(new) == MAX_ADOPTED
+            if len(new) < MAX_ADOPTED:
+                break
+        return False
 
     async def work(self, claim: Claim) -> None:
         """Work on a job for a slice of time and release it with the time at which it goes on."""
@@ -199,8 +204,6 @@ class Worker:
         )
 
     async def _freeze(self, claim: Claim, run: Run, version: Version) -> None:
-        if version.data not in {MEASUREMENTS, CATALOG}:
-            await self._stop(claim, UNSUPPORTED_DATA, f"exports of {version.data} are not available")
         try:
             parts, intervals = await self._parts(run, version)
         except OperatorNeeded as error:

@@ -75,6 +75,8 @@ class ChunkMaker:
         ends = time.monotonic() + seconds
         async with transaction(self._pool) as connection:
             await connection.execute(f"SET LOCAL application_name = '{APPLICATION_NAME}'")
+            # Nothing is asked of the database while a chunk is put into a store that may be slow.
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
             if await self._store.own(connection, claim):
                 return Made(export.position, 0, 0, 0.0, is_cancelled=True)
             # Retention drops no day while we look at it.

@@ -88,7 +88,7 @@ async def test_a_catalog_is_delivered_when_its_day_is_over(
         f"{job_id}-Catalog_catalog_20261120T000000Z_20261121T000000Z_1of1.json"
     )
     assert "Meterpost-Resolution-Minutes" not in part.headers
-    assert part.headers["Meterpost-Rows"] == str(2 + 4 + 8 + 8)
+    assert part.headers["Meterpost-Rows"] == str(2 + 3 + 8 + 8)
     assert json.loads(part.body)["catalog_time"] == "2026-11-21T00:00:00Z"
     catalog = told([part, manifest])
     meters = {meter["id"]: meter for meter in catalog["meters"]}
@@ -100,9 +100,9 @@ async def test_a_catalog_is_delivered_when_its_day_is_over(
             *(row["METER_TYPE"], row["METER_NAME"], row["METER_UNIT"]),
         )
         assert (meter["site_id"], sites[meter["site_id"]]) == (row["SITE_ID"], row["SITE_NAME"])
-    assert [device["id"] for device in catalog["devices"]] == ["BR-000001", "LG-000000", "LG-000001", "LG-000002"]
+    assert [device["id"] for device in catalog["devices"]] == ["BR-000001", "LG-000000", "LG-000001"]
     assert {one["meter_id"] for one in catalog["inputs"]} == set(meters)
-    assert {one["device_id"] for one in catalog["inputs"]} <= {device["id"] for device in catalog["devices"]}
+    assert {one["device_id"] for one in catalog["inputs"]} == {device["id"] for device in catalog["devices"]}
     assert catalog["inputs"][0] == {"device_id": "BR-000001", "input": None, "meter_id": 2, "valid_from": None}
     assert catalog["inputs"][-1]["valid_from"] == "2026-01-01T00:00:00Z"
     said = json.loads(manifest.body)
@@ -138,7 +138,7 @@ async def test_large_catalogs_are_cut_and_frozen_before_an_edit(
     assert receiver.received[1].body == first[1].body
     assert [(r.part_id, r.body) for r in receiver.accepted[len(first) :]] == [(r.part_id, r.body) for r in first]
     catalog = told(first)
-    assert [len(catalog[name]) for name in LISTS] == [40, 627, 2_500, 2_500]
+    assert [len(catalog[name]) for name in LISTS] == [40, 626, 2_500, 2_500]
     assert {meter["name"] for meter in catalog["meters"]} == {f"Meter {n}" for n in range(1, 2_501)}
     for name, key in (("sites", "id"), ("devices", "id"), ("meters", "id")):
         ids = [one[key] for one in catalog[name]]
@@ -176,7 +176,13 @@ async def test_only_the_chosen_sites_and_what_hangs_there(
 ) -> None:
     await exports.seed(meters=12, sites=3)
     await exports.attach()
-    await exports.execute("INSERT INTO device VALUES ('LG-IDLE', 1, 'logger', 1)")
+    await exports.execute(
+        """
+        INSERT INTO device VALUES ('LG-IDLE', 1, 'logger', 1), ('LG-NEW', 1, 'logger', 1);
+        INSERT INTO input_attachment VALUES
+            ('LG-IDLE', 0, '-infinity', 1, 1), ('LG-IDLE', 0, '2026-11-20T01:00Z', 1, NULL);
+        """
+    )
     chosen = await exports.add_catalog_job(to, sites=[2])
     await exports.clock(NEXT_DAY)
     async with delivering(exports.url):
@@ -189,7 +195,8 @@ async def test_only_the_chosen_sites_and_what_hangs_there(
     assert [meter["id"] for meter in catalog["meters"]] == [1, 4, 7, 10]
     assert sorted(one["meter_id"] for one in catalog["inputs"]) == [1, 4, 7, 10]
     assert {device["id"] for device in catalog["devices"]} == {one["device_id"] for one in catalog["inputs"]}
-    assert "LG-IDLE" in {device["id"] for device in whole["devices"]}
+    # What something once hung on stays; what nothing ever hung on may still be changed and removed, and is in none.
+    assert {"LG-IDLE", "LG-NEW"} & {device["id"] for device in whole["devices"]} == {"LG-IDLE"}
     assert len(whole["meters"]) == 12
 
 
@@ -245,6 +252,10 @@ async def test_pages_of_any_size_make_the_same_parts(exports: Exports, pool: Poo
     await exports.execute(
         "INSERT INTO device (device_id, organization_id, kind, revision) "
         "SELECT name, 1, 'logger', 1 FROM unnest(ARRAY['a', 'Z', 'é', '-']) name"
+    )
+    await exports.execute(
+        "INSERT INTO input_attachment SELECT name, 0, moment, 1, CASE WHEN moment < 'epoch' THEN 1 END "
+        "FROM unnest(ARRAY['a', 'é', '-']) name, unnest(ARRAY['-infinity', '2026-11-01Z']::timestamptz[]) moment"
     )
     await exports.execute(
         "INSERT INTO input_attachment SELECT 'Z', n, '-infinity', 1, n + 1 FROM generate_series(0, 9) n"
@@ -324,7 +335,7 @@ async def test_files_hold_the_same_as_csv(exports: Exports, tmp_path: Path, serv
     assert [row["kind"] for row in rows] == sorted(
         (row["kind"] for row in rows), key=["site", "device", "input", "meter"].index
     )
-    assert len(rows) == 3 + 1_502 + 6_000 + 6_000
+    assert len(rows) == 3 + 1_501 + 6_000 + 6_000
     assert rows[-1]["name"] == "'=Meter 6000"
     assert (rows[-1]["id"], rows[-1]["site_id"], rows[-1]["site_name"]) == ("6000", "1", "Site 1")
     assert {row["format_version"] for row in rows} == {"1"}

@@ -253,6 +253,54 @@ async def test_what_a_webhook_did_not_take_its_other_notices_wait_for_and_old_on
         assert [(one.sent_at, "http_503" in one.problem) for one in found] == [(None, True)] * 6
 
 
+async def test_an_address_that_works_again_gets_all_that_waits_for_it(
+    exports: Exports, receiver: ScriptedReceiver, authority: Authority, to: dict[str, Any], pool: Pool
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    async with running_receiver(authority.server) as hook:
+        hook.otherwise = status(503)
+        await tell(pool, NotificationSettings((), hook.url, authority.ca_pem))
+        async with delivering(exports.url):
+            await stopped_jobs(exports, to, 4)
+            await exports.execute("UPDATE notification SET next_attempt_at = now() + interval '50 minutes'")
+            hook.otherwise = status(200)
+            await exports.execute(
+                "UPDATE notification SET next_attempt_at = now() "
+                "WHERE notification_id = (SELECT min(notification_id) FROM notification)"
+            )
+
+            async def all_sent() -> bool:
+                return all(one.sent_at for one in await list_notifications(pool, 1, 10))
+
+            await eventually_async(all_sent)
+
+
+async def test_a_mail_that_was_taken_is_sent_once_whatever_the_server_does_then(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool, certificates: CertificateFiles
+) -> None:
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    receiver.otherwise = status(410)
+    await tell(pool, NotificationSettings(("ops@example.org",)))
+    async with running_smtp(certificates) as smtp:
+        smtp.says_goodbye.clear()
+        settings: dict[str, Any] = {
+            "smtp_host": "localhost", "smtp_port": smtp.port, "smtp_ca_file": certificates.authority,
+            "smtp_timeout_seconds": 1,
+        }  # fmt: skip
+        async with delivering(exports.url, **settings):
+            await stopped_jobs(exports, to, 1)
+
+            async def is_told() -> bool:
+                return (await list_notifications(pool, 1, 10))[0].sent_at is not None
+
+            await eventually_async(is_told)
+        smtp.says_goodbye.set()
+        assert len(smtp.messages) == 1
+
+
 async def test_mail_without_a_host_waits_visibly_and_is_given_up_after_three_days(
     exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
 ) -> None:

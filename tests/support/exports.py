@@ -217,7 +217,8 @@ class Exports:
         await self.execute(
             """
             INSERT INTO device (device_id, organization_id, kind, revision)
-            SELECT DISTINCT 'LG-' || lpad((meter_id / 4)::text, 6, '0'), 1, 'logger', 1 FROM meter
+            SELECT DISTINCT 'LG-' || lpad((meter_id / 4)::text, 6, '0'), 1, 'logger', 1
+            FROM meter WHERE meter_id % 2 = 1
             UNION ALL SELECT 'BR-000001', 1, 'bridge', 1
             """
         )

@@ -19,6 +19,9 @@ class SmtpServer:
         self.logins: list[tuple[str, str]] = []
         self.was_encrypted: list[bool] = []
         self.port = 0
+        self.says_goodbye = asyncio.Event()
+        """Clear it, and QUIT is not answered until it is set."""
+        self.says_goodbye.set()
         self._tls = tls
         self._refused = refused
 
@@ -55,6 +58,7 @@ class SmtpServer:
                     self.was_encrypted.append(writer.get_extra_info("ssl_object") is not None)
                     writer.write(b"250 taken\r\n")
                 case "QUIT":
+                    await self.says_goodbye.wait()
                     writer.write(b"221 bye\r\n")
                     await writer.drain()
                     return
