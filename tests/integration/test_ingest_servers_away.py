@@ -66,7 +66,8 @@ class Scene:
     def waits(self, words: str = "") -> int:
         """Count how often the service said that it waits for a server."""
         lines = Path(self.service.log_file).read_text(encoding="utf-8").splitlines()
-        return sum('"server_away"' in line and words in line for line in lines)
+        waiting = [line for line in lines if '"server_away"' in line or '"statement_too_slow"' in line]
+        return sum(words in line for line in waiting)
 
     async def until_waiting(self, words: str, times: int = 2, timeout_s: float = 30) -> None:
         """Return once the service has said so often that it waits."""
@@ -176,11 +177,11 @@ async def test_no_connection_is_left(platform: Platform) -> None:
 async def test_locks_that_are_held_for_long(platform: Platform) -> None:
     made = await scene(platform)
     for table in ("reading", "ingest_progress"):
-        waits = made.waits("TimeoutError")
+        waits = made.waits("had not finished a statement")
         async with connected(platform.database_url) as blocker, blocker.transaction():
             await blocker.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
             await made.publish(20)
-            await made.until_waiting("TimeoutError", times=waits + 2)
+            await made.until_waiting("had not finished a statement", times=waits + 2)
         await platform.ingested()
     await made.assert_went_on()
 
