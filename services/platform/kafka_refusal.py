@@ -32,6 +32,7 @@ from services.platform.kafka_access import (
 )
 
 ASK_SECONDS = 10
+CLOSE_SECONDS = 1
 CLIENT = "meterpost"
 _AWAY = (KafkaError, OSError, TimeoutError)
 _LOGIN_REFUSED = (SaslAuthenticationFailed, AuthenticationFailedError)
@@ -132,7 +133,8 @@ async def _brokers(access: KafkaAccess, host: str, port: int) -> list[tuple[str,
         try:
             answer = await connection.send(MetadataRequest([]))
         finally:
-            connection.close()
+            # TLS says goodbye first: a connection that is left in the middle of it stays open.
+            await asyncio.wait([connection.close()], timeout=CLOSE_SECONDS)
     except (*_AWAY, *_UNPROVED) as error:
         verdict = _verdict(access, f"the Kafka broker at {host}:{port}", error)
         if verdict is None:
