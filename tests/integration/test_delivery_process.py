@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from services.core.messages import WindowsClosed, encode
+from services.delivery import job_store, worker
 from services.local.kafka_server import KafkaServer
 from services.platform.topics import WINDOWS_CLOSED
 from tests.support.exports import NO_KAFKA, Exports, at, delivering
@@ -127,6 +129,22 @@ async def test_a_process_takes_back_what_its_predecessor_of_the_same_name_held(
         "next_attempt_at = now() + interval '1 hour'"
     )
     receiver.otherwise = status(200)
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered"])
+
+
+async def test_new_jobs_are_followed_however_many_before_them_cannot_be_yet(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of a minute were never closed, so jobs that begin with them have no first slot yet."""
+    monkeypatch.setattr(job_store, "MAX_ADOPTED", 2)
+    monkeypatch.setattr(worker, "MAX_ADOPTED", 2)
+    await exports.seed(meters=1)
+    for number in range(5):
+        waiting = await exports.add_job(to, frequency=5, resolution=1, name=f"Minutes {number}")
+        await exports.add_version(waiting, to, effective_from=at(20), name=f"Minutes {number}")
+    job_id = await exports.add_job(to)
+    await exports.close_windows(15, at(8), at(9))
     async with delivering(exports.url):
         await until_states(exports, job_id, ["delivered"])
 
