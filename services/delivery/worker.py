@@ -178,6 +178,8 @@ class Worker:
         version = following.next_version
         # More slots may be due, or asked for, than were planned at once: then the job is not at rest.
         next_attempt_at = self._clock.now() if following.is_next_due or is_asked_more else None
+        if next_attempt_at is None:
+            log.debug("job_rests", job=job.job_id, next_slot=following.next_slot.start.isoformat())
         return Release(next_attempt_at, version.transport, self._address(job, version))
 
     async def _plan(self, claim: Claim, job: Job) -> Plan:
@@ -190,8 +192,11 @@ class Worker:
         newest = job.versions[-1].version
         if due.runs or newest != job.seen_version:
             await self._stores.runs.add(claim, due, newest, self._clock.now())
-        for state, count in Counter(run.state for run in due.runs if run.state != "planned").items():
+        needless = [run for run in due.runs if run.state != "planned"]
+        for state, count in Counter(run.state for run in needless).items():
             DELIVERY_RUNS.labels(state).inc(count)
+            slots = [run.slot.start.isoformat() for run in needless if run.state == state]
+            log.info("runs_not_needed", job=job.key.job_id, state=state, count=count, first=slots[0], last=slots[-1])
         return due
 
     async def _filled_windows(self, job: Job) -> FilledWindows:
@@ -215,6 +220,7 @@ class Worker:
             await self._stores.runs.freeze(claim, run, parts, intervals, self._clock.now(), manifests)
             if not parts:
                 DELIVERY_RUNS.labels("empty").inc()
+                log.info("run_empty", job=run.job.job_id, slot=run.slot.start.isoformat())
 
     async def _parts(self, run: Run, version: Version) -> tuple[list[FrozenPart], Intervals | None]:
         """Render the run, and count how complete it is; a catalog has no intervals."""

@@ -24,7 +24,8 @@ _LEFTOVER_TIMEOUT_S = 10.0
 _KILL_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.05
 _LOG_LIMIT_BYTES = 20_000_000
-_TAIL_BYTES = 20_000
+_TAIL_LINE_BYTES = 500
+_LEAST_TAIL_BYTES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +154,11 @@ class ChildProcess:
         self._pid_file.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines of its log."""
+        """Return the last lines of its log; fewer where they are very long."""
+        most_bytes = max(_LEAST_TAIL_BYTES, lines * _TAIL_LINE_BYTES)
         try:
             with self.log_file.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                log.seek(max(0, log.seek(0, os.SEEK_END) - most_bytes))
                 return b"".join(deque(log, maxlen=lines)).decode("utf-8", errors="replace").rstrip()
         except FileNotFoundError:
             return ""

@@ -18,6 +18,7 @@ from tests.support.demo_receiver import DemoReceiver, demo_receiver
 from tests.support.platform import Platform
 from tests.support.polling import eventually_async
 from tests.support.product import QUICK
+from tests.support.standing import standing_of
 
 DATA = Path(__file__).parents[1] / "data"
 NEM12 = DATA / "nem12_198_meters_5min_one_day.zip"
@@ -72,7 +73,10 @@ class User:
             query = "SELECT coalesce(sum(row_count), 0) FROM export_part WHERE job_id = $1 AND state = 'delivered'"
             return bool(await self.platform.value(query, job_id) >= rows)
 
-        await eventually_async(done, timeout_s, because=f"{rows} rows of job {job_id} are delivered")
+        try:
+            await eventually_async(done, timeout_s, because=f"{rows} rows of job {job_id} are delivered")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await standing_of(self.platform, job_id)}") from None
 
     async def records(self, job_id: int) -> list[dict[str, Any]]:
         """Return all records of a job as its files hold them, after comparing these with what the product noted."""

@@ -11,6 +11,7 @@ from services.local.certificates import ensure_certificates
 from services.local.ports import LOOPBACK, free_port
 from services.local.processes import ChildProcess
 from services.platform.clock import SystemClock
+from tests.support.platform import SHOWN_LINES
 from tests.support.polling import eventually
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +55,10 @@ class DemoReceiver:
             because="the receiver listens",
         )
 
+    def log_tail(self, lines: int) -> str:
+        """Return the last lines of what it said."""
+        return self._process.log_tail(lines)
+
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
@@ -84,3 +89,4 @@ def demo_receiver(folder: Path) -> Iterator[DemoReceiver]:
         yield receiver
     finally:
         receiver.kill()
+        print(f"--- receiver, {receiver.count()} parts\n{receiver.log_tail(SHOWN_LINES)}")

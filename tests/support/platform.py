@@ -21,6 +21,8 @@ from services.platform.topics import READING_TOPICS, for_replay, load_topics
 from tests.support.polling import eventually_async
 
 REPOSITORY = Path(__file__).parents[2]
+# Of each process, where a test failed: what is missing in the end often began long before.
+SHOWN_LINES = 200
 
 
 @dataclass
@@ -170,4 +172,4 @@ def running(platform: Platform) -> Iterator[Platform]:
     finally:
         platform.end_processes()
         for process in platform.processes:
-            print(f"--- {process.name} (exit code {process.exit_code})\n{process.log_tail(40)}")
+            print(f"--- {process.name} (exit code {process.exit_code})\n{process.log_tail(SHOWN_LINES)}")
