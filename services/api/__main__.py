@@ -4,7 +4,11 @@ import sys
 
 from services.api.app import main
 from services.api.settings import ApiSettings
+from services.platform.command_line import service_parser
 from services.platform.lifecycle import run
 
+ABOUT = "Serves the HTTP API, in plain HTTP: TLS is ended before it."
+
 if __name__ == "__main__":
-    sys.exit(run("api", ApiSettings, main))
+    told = service_parser(ABOUT, ApiSettings).parse_args()
+    sys.exit(run("api", ApiSettings, main, is_check=told.check_config))

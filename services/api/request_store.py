@@ -1,4 +1,4 @@
-"""The only SQL that asks delivery for something beside the schedule: run now, retry, resend, backfill, recover.
+"""The only SQL that asks delivery for something beside the schedule: run now, retry, resend, give up and the like.
 
 A request is a row that delivery sees within seconds. What cannot be done is refused here, with a sentence, as far as it
 can be known here.
@@ -10,12 +10,18 @@ from typing import NamedTuple
 from services.api.catalog_queries import AnyConnection
 from services.api.job_queries import Job
 from services.api.job_store import lift_stop, locked_job
-from services.api.run_queries import find_run
+from services.api.run_queries import Run, find_run
+from services.core.giving_up import FAILED, GIVEN_UP, why_not
 from services.core.parts import run_id
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
 from services.platform.kept_rows import dropped_of_run
 from services.platform.postgres import Connection, Pool, transaction
+
+_HAS_FAILED = """
+SELECT EXISTS (SELECT FROM export_run WHERE organization_id = $1 AND job_id = $2 AND slot_end <= $3
+               AND state IN ('failed', 'given_up'))
+"""
 
 
 class RequestState(NamedTuple):
@@ -52,10 +58,10 @@ async def request_retry(
     async with transaction(pool) as connection:
         job = await locked_job(connection, organization_id, job_id)
         if slot_start is not None:
-            run = await _run_in(connection, job, slot_start, {"failed", "frozen", "planned"}, "tried again")
+            run = await _run_in(connection, job, slot_start, {FAILED, GIVEN_UP, "frozen", "planned"}, "tried again")
             if run == "planned":
                 raise UserError("the run waits for the runs before it; they are sent first")
-            if run == "failed":
+            if run in {FAILED, GIVEN_UP}:
                 await _must_be_kept(connection, job, slot_start, "tried again")
         await lift_stop(connection, organization_id, job_id, asker.at)
         return await _add(connection, job, "retry", asker, slot_start=slot_start)
@@ -107,6 +113,29 @@ async def request_backfill(
         return await _add(connection, job, "backfill", asker, between=(start, min(end, job.next_slot_start)))
 
 
+async def request_give_up(
+    pool: Pool | Connection,
+    organization_id: int,
+    job_id: int,
+    slot_start: datetime | None,
+    until: datetime | None,
+    asker: Asker,
+) -> int:
+    """Ask that a failed run is given up or, with `until` instead, those of the slots that end by then.
+
+    To ask once more changes nothing. Raises UserError.
+    """
+    async with transaction(pool) as connection:
+        job = await locked_job(connection, organization_id, job_id)
+        if slot_start is not None:
+            refusal = why_not((await _run(connection, job, slot_start)).state)
+            if refusal is not None:
+                raise UserError(f"the run {run_id(job_id, slot_start)} {refusal}")
+        elif until is not None and not await connection.fetchval(_HAS_FAILED, organization_id, job_id, until):
+            raise UserError(f"job {job_id} has no failed run of a slot that ends by {iso_seconds(until)}")
+        return await _add(connection, job, "give_up", asker, slot_start=slot_start, between=(None, until))
+
+
 async def list_requests(connection: AnyConnection, organization_id: int, job_id: int, limit: int) -> list[RequestState]:
     """Return the newest requests of a job."""
     rows = await connection.fetch(
@@ -135,13 +164,23 @@ def _must_run(job: Job, what: str) -> None:
 
 
 async def _run_in(connection: Connection, job: Job, slot_start: datetime, states: set[str], what: str) -> str:
-    name = run_id(job.job_id, slot_start)
+    run = await _run(connection, job, slot_start)
+    if run.state == GIVEN_UP and GIVEN_UP not in states:
+        raise UserError(
+            f"the run {run.run_id} was given up, so it cannot be {what}; while its rows are kept, "
+            f"`meterpost runs retry {run.run_id}` sends it after all"
+        )
+    if run.state not in states:
+        raise UserError(f"the run {run.run_id} is {run.state}, so it cannot be {what}")
+    return run.state
+
+
+async def _run(connection: Connection, job: Job, slot_start: datetime) -> Run:
     run = await find_run(connection, job.organization_id, job.job_id, slot_start)
     if run is None:
+        name = run_id(job.job_id, slot_start)
         raise UserError(f"there is no run {name}; `meterpost runs list` shows those there are")
-    if run.state not in states:
-        raise UserError(f"the run {name} is {run.state}, so it cannot be {what}")
-    return run.state
+    return run
 
 
 async def _must_be_kept(connection: Connection, job: Job, slot_start: datetime, what: str) -> None:

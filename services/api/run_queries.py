@@ -8,7 +8,7 @@ from typing import NamedTuple
 from services.api.catalog_queries import AnyConnection
 from services.core.parts import run_id
 
-RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped", "failed")
+RUN_STATES = ("planned", "frozen", "delivered", "empty", "skipped", "failed", "given_up")
 
 
 class Run(NamedTuple):

@@ -64,6 +64,25 @@ async def resend(session: Session, api: Api, run: str) -> None:
     await ask(session, api, run_id(run)[0], f"The run {run} is sent again.", kind="resend", run_id=run)
 
 
+GIVEN_UP_SENTENCE = "What failed is given up: it is not sent, and its rows are no longer kept for it."
+
+
+async def give_up(session: Session, api: Api, *, run: str | None, job: int | None, before: str | None) -> None:
+    """Give up failed runs."""
+    job_id, _slot_start, until = to_give_up(run, job, before)
+    instant = None if until is None else until.isoformat()
+    await ask(session, api, job_id, GIVEN_UP_SENTENCE, kind="give_up", run_id=run, until=instant)
+
+
+def to_give_up(run: str | None, job: int | None, before: str | None) -> tuple[int, datetime | None, datetime | None]:
+    """Return the job, and either the slot of the run or until when all slots are meant. Raises UserError."""
+    if run is not None and job is None and before is None:
+        return (*run_id(run), None)
+    if run is None and job is not None and before is not None:
+        return job, None, _instant(before, "--before")
+    raise UserError("say what to give up: a RUN, or the failed runs of a job by --job ID --before TIME")
+
+
 async def backfill(session: Session, api: Api, job_id: int, *, start: str, end: str) -> None:
     """Send past slots."""
     between = _instant(start, "--from"), _instant(end, "--to")

@@ -1,4 +1,4 @@
-"""What is asked of delivery beside the schedule: `runs run-now|retry|resend`, `jobs backfill|recover|requests`."""
+"""What is asked of delivery beside the schedule: `runs run-now|retry|resend|give-up`, `jobs backfill|recover`."""
 
 from datetime import datetime
 from typing import Annotated
@@ -11,6 +11,7 @@ from services.api.request_store import (
     RequestState,
     list_requests,
     request_backfill,
+    request_give_up,
     request_recover,
     request_resend,
     request_retry,
@@ -84,6 +85,33 @@ async def resend(session: Session, run: RunArgument) -> None:
         organization_id = await _organization_id(session, pool)
         request_id = await request_resend(pool, organization_id, job_id, slot_start, _asker())
     _told(session, job_id, request_id, f"The run {run} is sent again.")
+
+
+@command(runs, "give-up", *_DATABASE, over_api=api_runs.give_up)
+async def give_up(
+    session: Session,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="As `runs list` names it.")] = None,
+    *,
+    job: Annotated[
+        int | None, typer.Option("--job", metavar="ID", help="Failed runs of this job instead.", show_default=False)
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before", metavar="TIME", help="With --job: of slots that end by then; platform's clock.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Give up a failed run that nobody wants any more: it is not sent, and its rows are no longer kept for it.
+
+    Until its rows are dropped, `runs retry RUN` still sends it. The job's other runs go on as they were.
+    """
+    job_id, slot_start, until = api_runs.to_give_up(run, job, before)
+    async with session.pool() as pool:
+        organization_id = await _organization_id(session, pool)
+        request_id = await request_give_up(pool, organization_id, job_id, slot_start, until, _asker())
+    _told(session, job_id, request_id, api_runs.GIVEN_UP_SENTENCE)
 
 
 @command(jobs, "backfill", *_DATABASE, over_api=api_runs.backfill)

@@ -180,7 +180,7 @@ def _held_by_job(one: ResolutionStatus) -> str | None:
         f"KEPT LONGER: rows of {one.resolution_minutes} minutes from {utc(kept.held_from)} on are older than "
         f"{_days(kept.keep)}, but runs of job {kept.held_by_job_id} still need them ({kept.held_partitions} "
         f"partitions held): deliver them (`meterpost jobs show {kept.held_by_job_id}`; `jobs recover` sends failed "
-        "ones), or delete the job."
+        "ones), give failed ones up (`runs give-up`), or delete the job."
     )
 
 

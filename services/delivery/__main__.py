@@ -5,11 +5,13 @@ import sys
 from services.delivery.app import service
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS
-from services.platform.lifecycle import EXIT_BAD_SETTINGS, run
+from services.platform.command_line import service_parser
+from services.platform.lifecycle import run
+
+ABOUT = "Sends what the export jobs of one transport are to send, and tells organizations when a job fails or recovers."
 
 if __name__ == "__main__":
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in TRANSPORTS:
-        print(f"usage: python -m services.delivery TRANSPORT, one of: {', '.join(TRANSPORTS)}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
-        sys.exit(EXIT_BAD_SETTINGS)
-    sys.exit(run(f"delivery-{name}", DeliverySettings, service(name)))
+    parser = service_parser(ABOUT, DeliverySettings)
+    parser.add_argument("transport", choices=list(TRANSPORTS), help="whose jobs this process works on")
+    told = parser.parse_args()
+    sys.exit(run(f"delivery-{told.transport}", DeliverySettings, service(told.transport), is_check=told.check_config))

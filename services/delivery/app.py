@@ -10,6 +10,7 @@ from services.delivery.circuits import Circuits
 from services.delivery.connection_tests import ConnectionTests
 from services.delivery.dispatcher import Dispatcher
 from services.delivery.doorbell import listen
+from services.delivery.giving_up import GiveUps
 from services.delivery.interval_counts import IntervalCounts
 from services.delivery.job_health import HealthRules
 from services.delivery.job_store import JobStore
@@ -138,6 +139,7 @@ def build(
         clock=clock,
         patience=patience,
         slots=Slots(settings.concurrency, settings.destination_concurrency, circuits, _own_addresses(settings)),
+        give_ups=GiveUps(pool, name),
     )
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from services.delivery.giving_up import GiveUps
 from services.delivery.job_store import JobStore, Release
 from services.delivery.model import Claim
 from services.delivery.slots import Slots
@@ -37,7 +38,9 @@ class Dispatcher:
         clock: Clock,
         patience: Patience,
         slots: Slots,
+        give_ups: GiveUps,
     ) -> None:
+        self._give_ups = give_ups
         self._slots = slots
         self._jobs = jobs
         self._worker = worker
@@ -69,6 +72,7 @@ class Dispatcher:
     async def _look(self) -> None:
         now = self._clock.now()
         if time.monotonic() - self._last_housekeeping >= HOUSEKEEPING_SECONDS:
+            await self._give_ups.honour(now)
             await self._jobs.wake_edited(now)
             if await self._worker.adopt_new_jobs():
                 self.bell.set()

@@ -66,12 +66,14 @@ FROM woken
 WHERE t.organization_id = woken.organization_id AND t.job_id = woken.job_id AND t.state = 'waiting'
 """  # noqa: S608 - put together from constants
 
-# Jobs of which somebody asked something since; one that is being worked on hears of it when it is released.
+# Jobs of which somebody asked something since; one that is being worked on hears of it when it is released. Give-ups
+# are left out: they need no turn of the job.
 _WAKE_REQUESTED = """
 UPDATE export_job_progress p SET next_attempt_at = $2
 FROM (SELECT r.organization_id, r.job_id
       FROM export_job_progress r
-      JOIN (SELECT organization_id, job_id, max(request_id) AS request_id FROM export_request GROUP BY 1, 2) q
+      JOIN (SELECT organization_id, job_id, max(request_id) AS request_id FROM export_request
+            WHERE kind <> 'give_up' GROUP BY 1, 2) q
         ON q.organization_id = r.organization_id AND q.job_id = r.job_id AND q.request_id > r.seen_request
       WHERE r.transport = $1 AND r.stopped_at IS NULL AND r.lease_owner IS NULL AND r.next_slot_end IS NOT NULL
         AND (r.next_attempt_at IS NULL OR r.next_attempt_at > $2)
@@ -173,7 +175,7 @@ SELECT count(*) FROM (SELECT FROM export_run
 _REQUESTS = """
 SELECT q.request_id, q.kind, q.slot_start, q.range_start, q.range_end, a.planned_until
 FROM export_request q LEFT JOIN export_request_result a USING (organization_id, job_id, request_id)
-WHERE q.organization_id = $1 AND q.job_id = $2 AND q.request_id > $3
+WHERE q.organization_id = $1 AND q.job_id = $2 AND q.request_id > $3 AND q.kind <> 'give_up'
 ORDER BY q.request_id
 """
 

@@ -33,12 +33,12 @@ class SmtpSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True)
 
     smtp_host: str = Field("", description="The mail server that takes notices; empty: none can be sent by mail.")
-    smtp_port: int = Field(587, ge=1, le=65_535)
+    smtp_port: int = Field(587, ge=1, le=65_535, description="Its port.")
     smtp_security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="starttls, tls (from the first byte, port 465), or none on a trusted network."
     )
-    smtp_username: str = ""
-    smtp_password: SecretStr = SecretStr("")
+    smtp_username: str = Field("", description="Who logs in there; empty: nobody does.")
+    smtp_password: SecretStr = Field(SecretStr(""), description="The password.")
     smtp_ca_file: Path | None = Field(None, description="Certificates (PEM) to trust instead of the system's.")
     smtp_from: str = Field("Meterpost <meterpost@localhost>", description="The sender of notices.")
     smtp_timeout_seconds: float = Field(20.0, gt=0, le=30, description="A mail is cut off after this, in total.")

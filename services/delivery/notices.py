@@ -96,7 +96,10 @@ def _sentences(occasion: Occasion, job: Mapping[str, Any], rules: HealthRules) -
         if not job["failed_runs"]:
             return meaning, "Nothing."
         meaning += f" {job['failed_runs']:,} runs that failed before are not sent by themselves."
-        action = f"Run `meterpost jobs recover {job_id}` to have the failed runs sent."
+        action = (
+            f"Run `meterpost jobs recover {job_id}` to have the failed runs sent; `meterpost runs give-up RUN` gives "
+            "up one that nobody wants any more."
+        )
     elif occasion.news == "failing":
         meaning = (
             "Nothing is lost: the data of this window and of those after it is kept, and sent as soon as the server "

@@ -13,17 +13,20 @@ from services.delivery.run_store import move_on, plan_runs
 from services.platform.kept_rows import dropped_of_run, need_rows
 from services.platform.postgres import Connection, Pool, transaction
 
+# A run that was given up is tried again where it is named, and no other way.
 _RETRY_RUNS = """
 UPDATE export_run r SET state = 'frozen', finished_at = NULL
-WHERE organization_id = $1 AND job_id = $2 AND state = 'failed' AND ($3::timestamptz IS NULL OR slot_start = $3)
+WHERE organization_id = $1 AND job_id = $2 AND ($3::timestamptz IS NULL OR slot_start = $3)
+  AND (state = 'failed' OR state = 'given_up' AND slot_start = $3)
   AND NOT EXISTS (SELECT FROM export_job_version v JOIN measurement_retention k USING (resolution_minutes)
                   WHERE v.organization_id = $1 AND v.job_id = $2 AND v.version = r.job_version
                     AND v.data = 'meters_measurements' AND r.slot_start < k.dropped_until)
 """
 
-_STILL_FAILED = """
+_NOT_RETRIED = """
 SELECT count(*) FROM export_run
-WHERE organization_id = $1 AND job_id = $2 AND state = 'failed' AND ($3::timestamptz IS NULL OR slot_start = $3)
+WHERE organization_id = $1 AND job_id = $2 AND ($3::timestamptz IS NULL OR slot_start = $3)
+  AND (state = 'failed' OR state = 'given_up' AND slot_start = $3)
 """
 
 _RETRY_PARTS = """
@@ -89,21 +92,21 @@ class RequestStore:
             await _done(connection, claim, request, now, 0, outcome)
 
     async def retry(self, claim: Claim, request: Request, now: datetime) -> None:
-        """Try a run's parts, or those of all runs that failed or wait, again at once.
+        """Try a run's parts, or those of all runs that failed or wait, again at once; a run that was given up by name.
 
-        Runs of which retention has dropped rows stay failed.
+        Runs of which retention has dropped rows stay as they were.
         """
         key = (*claim.job, request.slot_start)
         async with transaction(self._pool) as connection:
             health = await hold(connection, claim)
             await need_rows(connection)
             runs = _count(await connection.execute(_RETRY_RUNS, *key))
-            gone = await connection.fetchval(_STILL_FAILED, *key)
+            gone = await connection.fetchval(_NOT_RETRIED, *key)
             parts = _count(await connection.execute(_RETRY_PARTS, *key))
             await connection.execute(_FARES, *claim.job, *after_resume(health))
             outcome = f"{parts:,} parts are tried at once; {runs:,} runs had failed"
             if gone:
-                outcome += f"; {gone:,} runs stay failed: their rows were dropped by retention"
+                outcome += f"; {gone:,} runs stay as they were: their rows were dropped by retention"
             await _done(connection, claim, request, now, runs, outcome)
 
     async def resend(self, claim: Claim, request: Request, now: datetime) -> None:

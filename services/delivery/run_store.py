@@ -307,7 +307,8 @@ class RunStore:
         if answer.verdict is Verdict.STOP and answer.reason != ROWS_DROPPED:
             return Recorded.JOB_STOPPED
         state = await connection.fetchval(_RUN_STATE, *run.job, run.slot.start)
-        return {"delivered": Recorded.RUN_DELIVERED, "failed": Recorded.RUN_FAILED}.get(state, Recorded.GOES_ON)
+        known = {"delivered": Recorded.RUN_DELIVERED, "failed": Recorded.RUN_FAILED, "given_up": Recorded.RUN_FAILED}
+        return known.get(state, Recorded.GOES_ON)
 
 
 def _occasion(news: News, run: Run, health: JobHealth, attempt: Attempt) -> Occasion:

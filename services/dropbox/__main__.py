@@ -4,7 +4,11 @@ import sys
 
 from services.dropbox.app import serve
 from services.dropbox.settings import DropboxSettings
+from services.platform.command_line import service_parser
 from services.platform.lifecycle import run
 
+ABOUT = "Serves the hosted folder over SFTP: delivery leaves files there, customers fetch and remove them."
+
 if __name__ == "__main__":
-    sys.exit(run("dropbox", DropboxSettings, serve))
+    told = service_parser(ABOUT, DropboxSettings).parse_args()
+    sys.exit(run("dropbox", DropboxSettings, serve, is_check=told.check_config))

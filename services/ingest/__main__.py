@@ -4,7 +4,11 @@ import sys
 
 from services.ingest.app import main
 from services.ingest.settings import IngestSettings
+from services.platform.command_line import service_parser
 from services.platform.lifecycle import run
 
+ABOUT = "Stores the readings of the two reading topics, every version once, and every refused one with its reason."
+
 if __name__ == "__main__":
-    sys.exit(run("ingest", IngestSettings, main))
+    told = service_parser(ABOUT, IngestSettings).parse_args()
+    sys.exit(run("ingest", IngestSettings, main, is_check=told.check_config))

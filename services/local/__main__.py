@@ -18,8 +18,9 @@ from services.local.settings import LocalSettings
 from services.local.stack import Stack
 from services.local.tally import Numbers, Tally
 from services.platform.clock import SystemClock
+from services.platform.command_line import settings_text
 from services.platform.errors import MeterpostError, Unavailable, UserError
-from services.platform.settings import described, load
+from services.platform.settings import load
 
 LOOK_EVERY_S = 0.5
 HELP = """\
@@ -28,8 +29,6 @@ python -m services.local, or make run: the whole product on this machine, until 
 It says the addresses of what it starts. Everything is kept in the data folder; the next start goes on from there. It
 ends by Ctrl-C and SIGTERM, and when nobody reads any more what it says.
 Exit codes: 0 ended when told to; 2 a setting or the folder is wrong; 1 something could not be started, or failed.
-
-Settings, from the environment (and what holds without them):
 """
 CANCEL_S = 0.5
 
@@ -100,8 +99,7 @@ def _told(arguments: list[str]) -> int:
     console = _Console()
     try:
         console.print(HELP, markup=False, highlight=False, soft_wrap=True)
-        for variable, default, meaning in described(LocalSettings):
-            console.print(f"  {variable} ({default})\n      {meaning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(settings_text(LocalSettings), markup=False, highlight=False, soft_wrap=True)
     except ReaderGoneError:
         drop_output()
     return 0

@@ -24,6 +24,7 @@ from services.core.messages import WireReading
 from services.core.times import EPOCH, floor_to, parse_instant
 from services.local.demo_catalog import DemoMeter, demo_meters
 from services.platform.clock import Clock, SystemClock
+from services.platform.command_line import service_parser
 from services.platform.errors import Unavailable
 from services.platform.health import Health
 from services.platform.kafka import Producer
@@ -180,4 +181,5 @@ def _devices(meters: Sequence[DemoMeter]) -> list[_Device]:
 
 
 if __name__ == "__main__":
-    sys.exit(run("fleet", FleetSettings, main))
+    told = service_parser("Simulates the demo's devices: replays the past first, then goes on live.", FleetSettings)
+    sys.exit(run("fleet", FleetSettings, main, is_check=told.parse_args().check_config))

@@ -22,6 +22,7 @@ from services.local.demo_file_jobs import ensure_file_jobs
 from services.local.demo_hosted import ensure_customer
 from services.local.demo_receivers import FileReceiver
 from services.platform.clock import SystemClock
+from services.platform.command_line import service_parser
 from services.platform.errors import MeterpostError, UserError
 from services.platform.postgres import Pool, connect_pool
 from services.platform.secrets import Vault
@@ -91,9 +92,11 @@ async def _run(settings: SeedSettings) -> None:
 
 def main() -> int:
     """Seed the demo and return the exit code."""
+    about = "Seeds the demo: its certificates, its organization with the meters, its export jobs. Safe to repeat."
+    told = service_parser(about, SeedSettings).parse_args()
     try:
         settings = load(SeedSettings)
-        if "--check-config" not in sys.argv:
+        if not told.check_config:
             asyncio.run(_run(settings))
     except MeterpostError as error:
         print(f"seed_demo: {error}", file=sys.stderr)  # noqa: T201 - a command's answer

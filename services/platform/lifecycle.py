@@ -33,14 +33,17 @@ def default_instance() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def run(service: str, kind: type[SettingsT], main: Service[SettingsT]) -> int:
-    """Run a service to its end and return the process's exit code. Called by each `__main__`."""
+def run(service: str, kind: type[SettingsT], main: Service[SettingsT], *, is_check: bool) -> int:
+    """Run a service to its end, or only check its settings, and return the process's exit code.
+
+    Called by each `__main__`, which has read the command line (`command_line.py`).
+    """
     try:
         settings = load(kind)
     except UserError as error:
         print(f"{service}: {error}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return EXIT_BAD_SETTINGS
-    if "--check-config" in sys.argv:
+    if is_check:
         print(f"{service}: the settings are sound")  # noqa: T201 - a command's answer
         return 0
     if not settings.instance:

@@ -141,8 +141,10 @@ class ServiceSettings(KafkaSettings, DatabaseSettings):
     instance: str = Field("", description="This process's name in tables and logs; default: host name and process id.")
     health_host: str = Field("127.0.0.1", description="Where /healthz, /readyz and /metrics listen.")
     health_port: int = Field(0, ge=0, le=65535, description="Port of /healthz; 0 takes a free one.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged: debug, info, warning or error."
+    )
+    log_format: Literal["json", "console"] = Field("json", description="json: one event a line; console: for people.")
     shutdown_deadline_seconds: int = Field(
         8,
         ge=1,
@@ -173,9 +175,14 @@ def load(kind: type[SettingsT], **told: Any) -> SettingsT:
 
 
 def described(kind: type[BaseSettings]) -> Iterator[tuple[str, str, str]]:
-    """Yield every setting for people: its variable, what holds without it, and what it means."""
+    """Yield every setting that is of use, for people: its variable, what holds without it, and what it means."""
+    unused = KafkaSettings.model_fields if issubclass(kind, KafkaSettings) and not kind.uses_kafka else {}
     for name, told in kind.model_fields.items():
+        if name in unused:
+            continue
         default = told.get_default(call_default_factory=False)
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()  # ours, and no secret: what is set is not looked at
         shown = "required" if told.is_required() else "not set" if default in {None, ""} else str(default)
         yield f"{ENVIRONMENT_PREFIX}{name}".upper(), shown, told.description or ""
 

@@ -2,9 +2,10 @@
 
 Beside the closing, on a connection of its own. A partition is over by the clock of closing, never by the wall clock: so
 a replay of old readings keeps what it closes. It is dropped once nobody has to send its rows any more: the oldest run
-that is not delivered, a failed one, too, of whichever job, holds its slot's partition and all later ones. A job that
-begins in the past, or a backfill, either comes first and holds its rows, or finds them dropped and begins later
-(`platform/kept_rows.py`). How far rows were dropped, and what is held for whom, stands in `measurement_retention`.
+that is not delivered, a failed one, too, of whichever job, holds its slot's partition and all later ones, unless it was
+given up. A job that begins in the past, or a backfill, either comes first and holds its rows, or finds them dropped and
+begins later (`platform/kept_rows.py`). How far rows were dropped, and what is held for whom, stands in
+`measurement_retention`.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ _PARTITIONS = """
     WHERE inhparent = ('measurement_' || $1::integer || 'm')::regclass
 """
 # Unfinished runs; failed ones, which somebody may ask for as long as their rows are whole; and the slots that a job has
-# not planned yet: its next one, or, before it has one, its first. Slots inside a pause that lasts are skipped and need
-# nothing, and a job that was deleted sends nothing.
+# not planned yet: its next one, or, before it has one, its first. Runs that were given up hold nothing. Slots inside a
+# pause that lasts are skipped and need nothing, and a job that was deleted sends nothing.
 _NEEDED = """
 SELECT needed_from, job_id
 FROM (
@@ -158,7 +159,7 @@ class MeasurementKeeper:
                 first=over.held[0].name,
                 partitions=len(over.held),
                 job_id=over.held_by_job_id,
-                action="runs of this job are not delivered, or failed: mend and recover it, or delete it",
+                action="runs of this job are not delivered, or failed: recover it, give up what failed, or delete it",
             )
 
 

@@ -176,6 +176,56 @@ async def test_slots_runs_and_requests(api: Api) -> None:
         assert (got.status, got.json.get("field")) == (status, field), got.json
 
 
+async def test_failed_runs_are_given_up(api: Api) -> None:
+    token = await api.token(1, "viewer", may_export=True)
+    created = await api.call("POST", "/v1/jobs", token=token, body=JOB)
+    path, job_id = created.headers["Location"], created.json["job_id"]
+    connection = await asyncpg.connect(api.database_url)
+    await connection.execute("INSERT INTO organization (organization_id, name, revision) VALUES (2, 'Other', 1)")
+    await connection.execute(
+        """
+        INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
+        SELECT 1, $1, start, start + interval '1 hour', 1, 1, CASE WHEN start < '2026-11-20T12:00Z' THEN 'failed'
+                                                                   ELSE 'frozen' END
+        FROM generate_series('2026-11-20T10:00Z'::timestamptz, '2026-11-20T12:00Z', '1 hour') start
+        """,
+        job_id,
+    )
+    runs = [f"job{job_id}-20261120T{hour}0000Z" for hour in (10, 11, 12)]
+
+    async def asked(wanted: str, **body: Any) -> tuple[int, Any]:
+        got = await api.call("POST", f"{path}/requests", token=wanted, body={"kind": "give_up", **body})
+        return got.status, got.json
+
+    viewer = await api.token(1, "viewer")
+    other = await api.token(2, "viewer", may_export=True)
+    assert (await asked(viewer, run_id=runs[0]))[0] == 403
+    assert (await asked(other, run_id=runs[0]))[0] == 404
+    assert await connection.fetchval("SELECT count(*) FROM export_request") == 0
+    for body, status, field, words in (
+        ({}, 422, "run_id", "run_id, or until"),
+        ({"run_id": runs[0], "until": "2026-11-20T12:00:00Z"}, 422, "run_id", "run_id, or until"),
+        ({"from": "2026-11-20T10:00:00Z", "until": "2026-11-20T12:00:00Z"}, 422, "from", "leave from out"),
+        ({"run_id": runs[2]}, 409, None, "is being sent, or waits to be"),
+        ({"run_id": f"job{job_id}-20251120T100000Z"}, 409, None, "there is no run"),
+        ({"until": "2026-11-20T10:59:59Z"}, 409, None, "no failed run"),
+    ):
+        code, problem = await asked(token, **body)
+        assert (code, problem.get("field")) == (status, field), problem
+        assert words in problem["detail"]
+    for body in ({"run_id": runs[0]}, {"run_id": runs[0]}, {"until": "2026-11-20T12:00:00Z"}):
+        code, made = await asked(token, **body)
+        assert (code, made["kind"], made["done_at"]) == (202, "give_up", None), made
+    stored = await connection.fetch("SELECT slot_start, range_start, range_end FROM export_request ORDER BY 1, 3")
+    assert [[value and value.hour for value in row] for row in stored] == [[10, None, None]] * 2 + [[None, None, 12]]
+    await connection.execute("UPDATE export_run SET state = 'given_up' WHERE state = 'failed'")
+    await connection.close()
+    listed = (await api.get("/v1/runs?state=given_up", token)).json["runs"]
+    assert [(one["run_id"], one["state"]) for one in listed] == [(run, "given_up") for run in (runs[1], runs[0])]
+    entries = (await api.get("/v1/audit", await api.token(1))).json["entries"]
+    assert [one["action"] for one in entries] == ["job.give_up"] * 3 + ["job.create"]
+
+
 async def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(api: Api) -> None:
     token = await api.token(1, "viewer", may_export=True)
     connection = await asyncpg.connect(api.database_url)

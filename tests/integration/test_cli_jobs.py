@@ -165,6 +165,36 @@ async def test_runs_with_their_parts_and_the_receivers_answers(registered: Meter
     shown = registered.json("runs", "show", "job1-20200101T000000Z")
     assert (shown["row_count"], shown["parts"][0]["sha256"], shown["slot_end"]) == (3, "abcd", "2020-01-01T01:00:00Z")
     assert shown["parts"][0]["attempts"][0]["detail"] == "try [later]"
+    assert "is being sent, or waits to be" in registered.refused("runs", "give-up", "job1-20200101T000000Z")
     for_people = registered.ok("runs", "show", "job1-20200101T000000Z")
     assert "http_503: try [later]" in for_people
     assert "1.50 s" in for_people
+
+
+async def test_failed_runs_are_given_up_by_name_or_by_time(registered: Meterpost) -> None:
+    registered.ok(*JOB, "--frequency", "hour", "--resolution", "60")
+    connection = await asyncpg.connect(registered.environment["METERPOST_DATABASE_URL"])
+    await connection.execute(
+        """
+        INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
+        SELECT 1, 1, start, start + interval '1 hour', 1, 1, 'failed'
+        FROM generate_series('2020-01-01T00:00Z'::timestamptz, '2020-01-01T01:00Z', '1 hour') start
+        """
+    )
+    run, before = "job1-20200101T000000Z", ("--before", "2020-01-01T02:00:00Z")
+    for wrong in ((), (run, "--job", "1"), ("--job", "1"), before, (run, *before)):
+        assert "say what to give up" in registered.refused("runs", "give-up", *wrong)
+    assert "is no run" in registered.refused("runs", "give-up", "rubbish")
+    assert "--before: " in registered.refused("runs", "give-up", "--job", "1", "--before", "yesterday")
+    assert "there is no job 9" in registered.refused("runs", "give-up", "--job", "9", *before)
+    assert "is given up" in registered.ok("runs", "give-up", run)
+    assert registered.json("runs", "give-up", "--job", "1", *before)["request_id"] == 2
+    rows = await connection.fetch("SELECT kind, slot_start, range_end FROM export_request ORDER BY request_id")
+    assert [(row["kind"], row["slot_start"] is None, row["range_end"] is None) for row in rows] == [
+        ("give_up", False, True),
+        ("give_up", True, False),
+    ]
+    await connection.execute("UPDATE export_run SET state = 'given_up'")
+    await connection.close()
+    assert "given_up" in registered.ok("runs", "list", "--state", "given_up")
+    assert f"`meterpost runs retry {run}` sends it after all" in registered.refused("runs", "resend", run)

@@ -96,7 +96,8 @@ async def test_runs_and_measurements(api: Api, tmp_path: Path) -> None:
     await connection.execute(
         """
         INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state)
-        VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned');
+        VALUES (1, 1, '2026-11-20T10:00Z', '2026-11-20T11:00Z', 1, 1, 'planned'),
+               (1, 1, '2026-11-20T09:00Z', '2026-11-20T10:00Z', 1, 1, 'failed');
         CREATE TABLE measurement_60m_all PARTITION OF measurement_60m FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
         INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present,
                                  intervals_expected, pulses, energy_wh, volume)
@@ -109,6 +110,12 @@ async def test_runs_and_measurements(api: Api, tmp_path: Path) -> None:
     for command in (("runs", "list"), ("runs", "show", "job1-20261120T100000Z")):
         assert (await run(meterpost, *command)).out == (await run(local, *command)).out
         assert (await run(meterpost, *command, "--json")).json == (await run(local, *command, "--json")).json
+    assert "waits to be sent" in (await run(meterpost, "runs", "give-up", "job1-20261120T100000Z", code=2)).err
+    for which in (("job1-20261120T090000Z",), ("--job", "1", "--before", "2026-11-20T10:00:00Z")):
+        command = ("runs", "give-up", *which)
+        assert (await run(meterpost, *command)).out == (await run(local, *command)).out
+    asked = (await run(meterpost, "jobs", "requests", "1", "--json")).json["requests"]
+    assert [one["kind"] for one in asked] == ["give_up"] * 4
     span = ("measurements", "list", "--from", "2026-11-20T11:00:00Z", "--to", "2026-11-21T00:00:00Z")
     found = (await run(meterpost, *span, "--json")).json["measurements"]
     assert [(one["window_start"], one["energy_wh"]) for one in found] == [

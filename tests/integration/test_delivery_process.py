@@ -153,4 +153,5 @@ async def test_an_unknown_transport_is_named_with_those_there_are(exports: Expor
     process = Platform(NO_KAFKA, exports.url, "", tmp_path).start("services.delivery", "pigeon")
     await eventually_async(lambda: process.exit_code is not None)
     assert process.exit_code == 2
-    assert "usage: python -m services.delivery TRANSPORT, one of: https" in process.log_tail(5)
+    assert "usage: python -m services.delivery" in process.log_tail(5)
+    assert "invalid choice: 'pigeon' (choose from" in process.log_tail(5)

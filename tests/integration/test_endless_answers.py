@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from pydantic import SecretStr
 from pyftpdlib.filesystems import AbstractedFS
 
 from services.core.retry import Verdict
@@ -137,6 +138,8 @@ async def test_a_mail_servers_endless_greeting(again: bytes, security: str, cert
             smtp_host="localhost" if tls else LOOPBACK,
             smtp_port=flood.port,
             smtp_security=security,  # type: ignore[arg-type]
+            smtp_username="",
+            smtp_password=SecretStr(""),
             smtp_ca_file=certificates.authority,
             smtp_from="Meterpost <meterpost@example.org>",
             smtp_timeout_seconds=5,

@@ -8,9 +8,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.api.request_store import Asker, request_give_up
 from services.cli.show import Answer
 from services.cli.window_status import resolution_statuses, show_status
 from services.core.windows import RESOLUTIONS_MINUTES
+from services.delivery.giving_up import GiveUps
 from services.delivery.job_store import JobStore
 from services.platform.errors import Unavailable
 from services.platform.metrics import REGISTRY
@@ -199,6 +201,27 @@ async def test_an_edit_to_another_resolution_holds_what_it_will_need(pool: Pool,
     await pool.execute("UPDATE export_job_version SET resolution_minutes = 15")
     await MeasurementKeeper(pool, KEEP).look()
     assert (await days_of(pool, 1))[0] == "20261123"
+
+
+async def test_what_a_failed_run_held_is_dropped_once_it_is_given_up(pool: Pool, database_url: str) -> None:
+    await five_days(pool, database_url)
+    await job(pool, T0)
+    await pool.execute(PROGRESS, T0 + 4 * DAY)
+    for state, start in (("failed", T0), ("given_up", T0 + DAY), ("failed", T0 + 2 * DAY)):
+        await pool.execute(RUN, start, state)
+    keeper = MeasurementKeeper(pool, KEEP)
+    await keeper.look()
+    assert (await days_of(pool, 1))[0] == "20261120"
+    asker = Asker("me@here", T0)
+    await request_give_up(pool, 1, 7, T0, None, asker)
+    await GiveUps(pool, "https").honour(T0)
+    await keeper.look()
+    assert (await days_of(pool, 1))[0] == "20261122", "the next failed run holds its rows"
+    await request_give_up(pool, 1, 7, None, T0 + 3 * DAY, asker)
+    await GiveUps(pool, "https").honour(T0)
+    await keeper.look()
+    assert (await days_of(pool, 1))[0] == "20261123"
+    assert await retention_of(pool) == Retention(1, 2 * DAY, MIDNIGHT + 3 * DAY, None, 0, None)
 
 
 async def test_a_failed_run_of_which_rows_are_gone_holds_nothing(pool: Pool, database_url: str) -> None:

@@ -43,6 +43,7 @@ def run(arguments: list[str], folder: Path, stdout: int) -> subprocess.Completed
         ["services.cli", "jobs", "create", "--help"],
         ["services.cli", "completion", "bash"],
         ["services.local", "--help"],
+        ["services.delivery", "--help"],
         # It has said its first sentence before the first server is started.
         ["services.local"],
     ],

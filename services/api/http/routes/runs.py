@@ -17,6 +17,7 @@ from services.api.request_store import (
     RequestState,
     list_requests,
     request_backfill,
+    request_give_up,
     request_recover,
     request_resend,
     request_retry,
@@ -25,7 +26,7 @@ from services.api.request_store import (
 from services.api.run_queries import Run, attempts_of, find_run, parse_run_id, parts_of, runs_page, with_intervals
 from services.platform.errors import UserError
 
-RunState = Literal["planned", "frozen", "delivered", "empty", "skipped", "failed"]
+RunState = Literal["planned", "frozen", "delivered", "empty", "skipped", "failed", "given_up"]
 REQUESTS_SHOWN = 100
 
 
@@ -130,10 +131,11 @@ class RequestBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     run_now: the present slot ends with what is closed. retry: waiting and failed parts are tried at once (of one run:
     `run_id`). resend: a delivered run once more, the same bytes. backfill: the past slots `from` to `until`. recover: a
-    job that was paused by failures goes on and sends what it missed.
+    job that was paused by failures goes on and sends what it missed. give_up: a failed run (`run_id`), or the failed
+    runs of the slots that end by `until`, are wanted no more: they are not sent, and no rows are kept for them.
     """
 
-    kind: Literal["run_now", "retry", "resend", "backfill", "recover"]
+    kind: Literal["run_now", "retry", "resend", "backfill", "recover", "give_up"]
     run_id: Annotated[str, msgspec.Meta(max_length=60)] | None = None
     from_: Instant | None = msgspec.field(default=None, name="from")
     until: Instant | None = None
@@ -205,11 +207,8 @@ async def ask(call: Call) -> Answer:
 async def _ask(call: Call, asked: RequestBody, job: Job) -> int:
     of_job = (call.connection, call.organization_id, job.job_id)
     asker = Asker(call.caller.actor, call.now)
-    if (asked.kind == "backfill") != (asked.from_ is not None and asked.until is not None) or (
-        asked.kind != "backfill" and (asked.from_ or asked.until)
-    ):
-        raise invalid("from", "from and until belong to a backfill, which needs both")
-    if asked.run_id is not None and asked.kind not in {"retry", "resend"}:
+    _check_times(asked)
+    if asked.run_id is not None and asked.kind not in {"retry", "resend", "give_up"}:
         raise invalid("run_id", f"{asked.kind} concerns the job; leave run_id out")
     slot_start = None
     if asked.run_id is not None:
@@ -226,9 +225,25 @@ async def _ask(call: Call, asked: RequestBody, job: Job) -> int:
         if slot_start is None:
             raise invalid("run_id", "say which run is to be sent again")
         return await request_resend(*of_job, slot_start, asker)
+    if asked.kind == "give_up":
+        return await request_give_up(*of_job, slot_start, asked.until, asker)
     if asked.from_ is None or asked.until is None:
         raise invalid("from", "a backfill needs from and until")
     return await request_backfill(*of_job, asked.from_, asked.until, asker)
+
+
+def _check_times(asked: RequestBody) -> None:
+    """Raise Problem where times are given that mean nothing, or are lacking."""
+    if asked.kind == "give_up":
+        if asked.from_ is not None:
+            raise invalid("from", "a give_up concerns all failed runs before until; leave from out")
+        if (asked.run_id is None) == (asked.until is None):
+            raise invalid("run_id", "say which runs are given up: run_id, or until for all that failed before it")
+        return
+    if asked.kind != "backfill" and (asked.from_ or asked.until):
+        raise invalid("from", "from and until belong to a backfill")
+    if asked.kind == "backfill" and (asked.from_ is None or asked.until is None):
+        raise invalid("from", "a backfill needs from and until")
 
 
 async def _find(call: Call) -> Run:
@@ -310,7 +325,7 @@ ENDPOINTS = (
         *(show_requests, "viewer", Requests),
     ),
     Endpoint(
-        *("POST", "/v1/jobs/{job_id}/requests", "ask_job", "Run now, retry, resend, backfill or recover"),
+        *("POST", "/v1/jobs/{job_id}/requests", "ask_job", "Run now, retry, resend, backfill, recover or give up"),
         *(ask, "exporter", RequestShown, 202),
         body=RequestBody,
         body_form="json",
