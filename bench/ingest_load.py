@@ -139,10 +139,9 @@ async def _copy(url: str, encoded: list[tuple[datetime, list[bytes]]]) -> float:
     """COPY each of the bodies in a transaction of its own; return the seconds that took."""
     pool = await connect_pool(url, max_size=1)
     try:
+        for day in {minute.date() for minute, _bodies in encoded}:
+            await create_partitions(pool, day_partitions(day))
         async with pool.acquire() as connection:
-            for day in {minute.date() for minute, _bodies in encoded}:
-                async with connection.transaction():
-                    await create_partitions(connection, day_partitions(day))
             started = time.perf_counter()
             for minute, bodies in encoded:
                 for body in bodies:

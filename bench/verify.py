@@ -25,7 +25,7 @@ from services.ingest.day_partitions import day_partitions
 from services.local.postgres_server import PostgresServer
 from services.platform.migrations import upgrade
 from services.platform.partitions import create_partitions
-from services.platform.postgres import Pool, connect_pool, transaction
+from services.platform.postgres import Pool, connect_pool
 from services.platform.settings import load as load_settings
 from services.windowing.announcements import BucketKey
 from services.windowing.settings import WindowingSettings
@@ -43,9 +43,8 @@ async def fill_long(url: str) -> None:
     pool = await connect_pool(url, max_size=1, statement_timeout_seconds=120)
     days = [LONG_START + timedelta(days=number) for number in range((LONG_END - LONG_START).days)]
     for first in range(0, len(days), DAYS_AT_ONCE):
-        async with transaction(pool) as connection:
-            some = days[first : first + DAYS_AT_ONCE]
-            await create_partitions(connection, [part for day in some for part in day_partitions(day.date())])
+        some = days[first : first + DAYS_AT_ONCE]
+        await create_partitions(pool, [part for day in some for part in day_partitions(day.date())])
     pool.terminate()
     connection_alone = await asyncpg.connect(url)
     await connection_alone.execute(

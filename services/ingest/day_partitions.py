@@ -94,9 +94,8 @@ class DayKeeper:
             names = [one["relname"] for one in await connection.fetch(_PARTITIONS)]
         if clocks.newest is not None:
             today = clocks.newest.date()
-            async with transaction(self._pool) as connection:
-                ahead = [today + timedelta(days=days) for days in range(DAYS_AHEAD + 1)]
-                await create_partitions(connection, [one for day in ahead for one in day_partitions(day)])
+            ahead = [today + timedelta(days=days) for days in range(DAYS_AHEAD + 1)]
+            await create_partitions(self._pool, [one for day in ahead for one in day_partitions(day)])
         for day in sorted(self._over(clocks, names)):
             async with transaction(self._pool) as connection:
                 await drop_partitions(connection, day_partitions(day), lock_timeout=LOCK_TIMEOUT)

@@ -278,8 +278,7 @@ class IngestStore:
         missing = sorted(days - self._known_days)
         for first in range(0, len(missing), _DAYS_AT_ONCE):
             some = missing[first : first + _DAYS_AT_ONCE]
-            async with transaction(self._pool) as connection:
-                await create_partitions(connection, [one for day in some for one in day_partitions(day)])
+            await create_partitions(self._pool, [one for day in some for one in day_partitions(day)])
             self._known_days.update(some)
 
     async def record_gap(self, gap: GapFound) -> None:

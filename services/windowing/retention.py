@@ -129,8 +129,7 @@ class MeasurementKeeper:
 
     async def _look_at(self, resolution: int, keep: timedelta | None, closed_until: datetime) -> None:
         ahead = {partition_of(resolution, closed_until + timedelta(days=days)) for days in range(DAYS_AHEAD + 1)}
-        async with transaction(self._pool) as connection:
-            await create_partitions(connection, sorted(ahead))
+        await create_partitions(self._pool, sorted(ahead))
         while True:
             async with transaction(self._pool) as connection:
                 await judge_needs(connection)

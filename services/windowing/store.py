@@ -340,7 +340,7 @@ class WindowStore:
         return None
 
     async def _ensure_partitions(self, resolution: int, chunk: Chunk, *, is_forced: bool) -> None:
-        """Make the partitions that the chunk's rows go to, in a transaction of its own; they stay if closing fails."""
+        """Make the partitions that the chunk's rows go to, in transactions of their own; they stay if closing fails."""
         if chunk.start >= chunk.end:
             return
         first, last = partition_of(resolution, chunk.start), partition_of(resolution, chunk.end - timedelta(minutes=1))
@@ -355,9 +355,9 @@ class WindowStore:
             else:
                 days = await connection.fetch(_DAYS_WITH_READINGS, chunk.start, chunk.end, resolution)
                 needed = {partition_of(resolution, row["day"]) for row in days}
-            missing = sorted(part for part in needed if part.name not in self._known_partitions)
-            if missing:
-                await create_partitions(connection, missing)
+        missing = sorted(part for part in needed if part.name not in self._known_partitions)
+        if missing:
+            await create_partitions(self._pool, missing)
         self._known_partitions.update(part.name for part in missing)
 
     async def move_closed(self, resolution: int) -> datetime | None:

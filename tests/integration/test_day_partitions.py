@@ -18,7 +18,7 @@ from services.ingest.store import IngestStore
 from services.ingest.write_plan import WritePlan, encode_plan, merge_everything
 from services.platform.errors import Unavailable
 from services.platform.partitions import create_partitions
-from services.platform.postgres import Pool, connect_pool, transaction
+from services.platform.postgres import Pool, connect_pool
 from tests.support.polling import eventually_async
 
 TOPIC = "readings.logger"
@@ -44,9 +44,8 @@ async def days_of(pool: Pool, table: str) -> list[str]:
 
 async def some_days(pool: Pool) -> None:
     """Make the days around what is kept, with a clock of arrivals at NOW on two partitions."""
-    async with transaction(pool) as connection:
-        for days in range(-3, 2):
-            await create_partitions(connection, day_partitions(OLDEST_KEPT + timedelta(days=days)))
+    for days in range(-3, 2):
+        await create_partitions(pool, day_partitions(OLDEST_KEPT + timedelta(days=days)))
     await pool.execute(
         "INSERT INTO ingest_progress (topic, partition, next_offset, watermark, epoch, owner) "
         "VALUES ($1, 0, 1, $2, 1, 'me'), ($1, 1, 1, $3, 1, 'me')",
