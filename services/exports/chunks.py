@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from services.exports.register_lookup import registers_before
 from services.exports.rows_sql import (
     KEPT_FROM,
     NEXT_TIME,
-    PLAN_FOR_THE_CHUNK,
+    plan_for_the_chunk,
     rows_from_readings,
     rows_from_windows,
 )
@@ -41,6 +42,7 @@ class Made(NamedTuple):
     byte_count: int
     computing_seconds: float
     """How long the database was at work on it."""
+    chunks: Sequence[Chunk] = ()
     is_cancelled: bool = False
 
 
@@ -112,7 +114,7 @@ class ChunkMaker:
             await self._store.advance(connection, claim, position, chunks, self._clock.now())
         crash_point("exports.after_commit")
         rows, size = sum(one.row_count for one in chunks), sum(one.byte_count for one in chunks)
-        return Made(position, rows, size, computing)
+        return Made(position, rows, size, computing, chunks)
 
     async def _chunk(
         self, connection: Connection, export: Export, start: datetime, end: datetime, kept_from: datetime | None
@@ -129,7 +131,8 @@ class ChunkMaker:
         self, connection: Connection, export: Export, span: _Span, kept_from: datetime | None
     ) -> tuple[int, bytes]:
         """Return how many rows a span has, and them as they stand in the file."""
-        await connection.execute(PLAN_FOR_THE_CHUNK)
+        plan = plan_for_the_chunk(export.readings_in_window, is_selective=export.is_selective)
+        await connection.execute(plan)
         if not span.from_readings:
             return await _fetch(connection, export, span, rows_from_windows(export.format), [])
         is_as_of = export.wanted.known_at is not None
