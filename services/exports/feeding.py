@@ -30,6 +30,11 @@ class Feeding:
         self._chunks.end()
         return await asyncio.shield(self._file)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is written any more: the file is complete, or `file` raises why it never will be."""
+        return self._file.done()
+
     def stop(self) -> None:
         """Let nothing appear, unless it has."""
         self._stopping.set()

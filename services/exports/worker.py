@@ -104,7 +104,8 @@ class Worker:
                     EXPORTS.labels("cancelled").inc()
                     log.info("export_cancelled", export=claim.key.export_id)
                     return
-                if export.position >= export.wanted.end:
+                # What has come to grief need not wait for further chunks.
+                if export.position >= export.wanted.end or (feeding is not None and feeding.is_over):
                     if feeding is None:
                         feeding = await self._feed(claim, export)
                     await self._finish(claim, export, feeding)
