@@ -1,7 +1,7 @@
 """From chunks to the file. Blocks; call it in a thread."""
 
 import hashlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from queue import SimpleQueue
@@ -39,10 +39,9 @@ class Chunks:
     def __init__(self) -> None:
         self._queue = SimpleQueue[Chunk | None]()
 
-    def add(self, chunks: Iterable[Chunk]) -> None:
-        """Let further ones follow."""
-        for chunk in chunks:
-            self._queue.put(chunk)
+    def add(self, chunk: Chunk) -> None:
+        """Let one more follow."""
+        self._queue.put(chunk)
 
     def end(self) -> None:
         """Say that none follows; whoever waits for one waits no longer."""

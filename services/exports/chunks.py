@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -29,6 +29,13 @@ from services.platform.postgres import Connection, Pool, transaction
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 
+Feed = Callable[[Chunk], object]
+"""Is told of each chunk once it is in the store. It is recorded later, or never: then the step ends with an error."""
+
+
+def nowhere(_chunk: Chunk) -> None:
+    """Feed nothing."""
+
 
 class NoLongerKeptError(UserError):
     """The versions that were known then are no longer kept."""
@@ -42,7 +49,6 @@ class Made(NamedTuple):
     byte_count: int
     computing_seconds: float
     """How long the database was at work on it."""
-    chunks: Sequence[Chunk] = ()
     is_cancelled: bool = False
 
 
@@ -68,7 +74,7 @@ class ChunkMaker:
         self._objects = objects
         self._clock = clock
 
-    async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0) -> Made:
+    async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0, feed: Feed = nowhere) -> Made:
         """Make the next chunk, and further ones until so many seconds have passed.
 
         They are recorded with where the one after them begins, in one transaction. While a chunk is computed, the one
@@ -95,6 +101,7 @@ class ChunkMaker:
                     computing += time.monotonic() - began
                     if putting is not None:
                         chunks.append(await putting)
+                        feed(chunks[-1])
                         putting = None
                     if row_count:
                         putting = asyncio.create_task(
@@ -106,6 +113,7 @@ class ChunkMaker:
                         break
                 if putting is not None:
                     chunks.append(await putting)
+                    feed(chunks[-1])
             except BaseException:
                 if putting is not None:
                     await asyncio.gather(putting, return_exceptions=True)
@@ -114,7 +122,7 @@ class ChunkMaker:
             await self._store.advance(connection, claim, position, chunks, self._clock.now())
         crash_point("exports.after_commit")
         rows, size = sum(one.row_count for one in chunks), sum(one.byte_count for one in chunks)
-        return Made(position, rows, size, computing, chunks)
+        return Made(position, rows, size, computing)
 
     async def _chunk(
         self, connection: Connection, export: Export, start: datetime, end: datetime, kept_from: datetime | None

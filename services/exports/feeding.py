@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from services.exports.assembling import Chunks, assemble
@@ -21,12 +20,12 @@ class Feeding:
         loop = asyncio.get_running_loop()
         self._file = loop.run_in_executor(self._thread, assemble, objects, export, self._chunks, self._stopping)
 
-    def add(self, chunks: Iterable[Chunk]) -> None:
-        """Let chunks follow, in their order, once they are recorded."""
-        self._chunks.add(chunks)
+    def add(self, chunk: Chunk) -> None:
+        """Let a chunk follow that is in the store; in their order."""
+        self._chunks.add(chunk)
 
     async def file(self) -> File:
-        """Return the file, once it is complete; no chunk follows. Raises what `assemble` does."""
+        """Return the file, once it is complete; no chunk follows, and all are recorded. Raises what `assemble` does."""
         self._chunks.end()
         return await asyncio.shield(self._file)
 

@@ -10,7 +10,7 @@ import asyncpg
 import structlog
 
 from services.exports.assembling import AssemblyStopped, ChunkBrokenError
-from services.exports.chunks import ChunkMaker, Made, NoLongerKeptError
+from services.exports.chunks import ChunkMaker, Made, NoLongerKeptError, nowhere
 from services.exports.feeding import Feeding
 from services.exports.model import Claim, Export
 from services.exports.store import ExportStore
@@ -116,13 +116,11 @@ class Worker:
                         await feeding.close()
                     await self._store.release(claim, self._clock.now())
                     return
-                made = await self._step(claim, export, 0.0 if are_busy else self._limits.step_seconds)
+                made = await self._step(claim, export, feeding, 0.0 if are_busy else self._limits.step_seconds)
                 export = export._replace(
                     position=made.position, row_count=export.row_count + made.row_count, is_cancelled=made.is_cancelled
                 )
-                if feeding is not None:
-                    feeding.add(made.chunks)
-                elif _is_nearly_done(export, begins_at, began, ends):
+                if feeding is None and _is_nearly_done(export, begins_at, began, ends):
                     feeding = await self._feed(claim, export)
                 are_busy = await self._are_others_busy()
                 # Leave the database to others: for long while they use it, for a moment anyway.
@@ -132,9 +130,10 @@ class Worker:
             if feeding is not None:
                 await feeding.close()
 
-    async def _step(self, claim: Claim, export: Export, seconds: float) -> Made:
+    async def _step(self, claim: Claim, export: Export, feeding: Feeding | None, seconds: float) -> Made:
         began = time.monotonic()
-        made = await self._maker.make_next(claim, export, seconds)
+        feed = nowhere if feeding is None else feeding.add
+        made = await self._maker.make_next(claim, export, seconds, feed)
         EXPORT_CHUNK_SECONDS.observe(time.monotonic() - began)
         EXPORT_ROWS.inc(made.row_count)
         return made
@@ -146,7 +145,8 @@ class Worker:
         """Begin the file with the chunks that are recorded."""
         chunks = await self._store.chunks(claim)
         feeding = Feeding(self._objects, export)
-        feeding.add(chunks)
+        for chunk in chunks:
+            feeding.add(chunk)
         return feeding
 
     async def _finish(self, claim: Claim, export: Export, feeding: Feeding) -> None:

@@ -10,9 +10,9 @@ import pytest
 from services.api.manual_exports import cancel_export
 from services.core.manual_export import ExportFormat
 from services.exports.assembling import AssemblyStopped, ChunkBrokenError
-from services.exports.chunks import ChunkMaker, Made
+from services.exports.chunks import ChunkMaker, Feed, Made, nowhere
 from services.exports.feeding import Feeding
-from services.exports.model import Claim, Export
+from services.exports.model import Chunk, Claim, Export
 from services.platform.postgres import Pool, transaction
 from tests.support.closing import T0, many_versions, store_versions
 from tests.support.manual_exports import Exporting, TurnedClock, expected_export, rendered, seed_catalog, wanted_export
@@ -40,10 +40,10 @@ async def begin(exporting: Exporting, export_format: ExportFormat = ExportFormat
     return claim, await exporting.store.load(claim)
 
 
-async def next_chunk(exporting: Exporting, claim: Claim, export: Export) -> tuple[Export, Made]:
+async def next_chunk(exporting: Exporting, claim: Claim, export: Export, feed: Feed = nowhere) -> Export:
     """Make one more chunk, if the stretch has rows."""
-    made = await exporting.maker.make_next(claim, export)
-    return export._replace(position=made.position), made
+    made = await exporting.maker.make_next(claim, export, feed=feed)
+    return export._replace(position=made.position)
 
 
 def files(exporting: Exporting) -> list[str]:
@@ -65,8 +65,7 @@ async def test_fed_chunk_by_chunk_the_file_has_the_same_bytes(
     feeding = Feeding(exporting.objects, export)
     try:
         while export.position < WANTED.end:
-            export, made = await next_chunk(exporting, claim, export)
-            feeding.add(made.chunks)
+            export = await next_chunk(exporting, claim, export, feeding.add)
             assert not any(
                 name.endswith(f"export{claim.key.export_id}.{export_format.value}") for name in files(exporting)
             )
@@ -83,8 +82,7 @@ async def test_fed_chunk_by_chunk_the_file_has_the_same_bytes(
 async def test_a_file_that_nobody_waits_for_any_more_leaves_nothing(exporting: Exporting) -> None:
     claim, export = await begin(exporting)
     feeding = Feeding(exporting.objects, export)
-    _export, made = await next_chunk(exporting, claim, export)
-    feeding.add(made.chunks)
+    await next_chunk(exporting, claim, export, feeding.add)
     await feeding.close()
     with pytest.raises(AssemblyStopped):
         await feeding.file()
@@ -94,11 +92,12 @@ async def test_a_file_that_nobody_waits_for_any_more_leaves_nothing(exporting: E
 
 async def test_a_damaged_chunk_ends_the_file_before_the_last_one_came(exporting: Exporting) -> None:
     claim, export = await begin(exporting)
-    export, made = await next_chunk(exporting, claim, export)
+    made = list[Chunk]()
+    await next_chunk(exporting, claim, export, made.append)
     [chunk] = exporting.folder.rglob("chunks/*")
     chunk.write_bytes(chunk.read_bytes()[:-2] + b"9\n")
     feeding = Feeding(exporting.objects, export)
-    feeding.add(made.chunks)
+    feeding.add(made[0])
     # The thread ends by itself, though nobody has said that no chunk follows.
     await eventually_async(lambda: feeding.is_over, 5, because="the damage is noticed")
     with pytest.raises(ChunkBrokenError):
@@ -112,7 +111,7 @@ async def test_worked_off_step_by_step_it_is_the_same_file(exporting: Exporting,
     """The file is begun after a step, with what others have made before."""
     claim, export = await begin(exporting)
     for _number in range(made_before):
-        export, _made = await next_chunk(exporting, claim, export)
+        export = await next_chunk(exporting, claim, export)
     await exporting.store.release(claim, exporting.clock.now())
     exporting.worker = exporting.worker_with(step_seconds=0)
     assert await exporting.work() == 1
@@ -128,13 +127,13 @@ async def test_cancelled_while_the_file_is_fed_nothing_is_left(exporting: Export
 
         steps = 0
 
-        async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0) -> Made:
+        async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0, feed: Feed = nowhere) -> Made:
             self.steps += 1
             if self.steps == 4:
                 assert writing()
                 async with transaction(exporting.pool) as connection:
                     await cancel_export(connection, 1, export.key.export_id, "boss")
-            return await super().make_next(claim, export, seconds)
+            return await super().make_next(claim, export, seconds, feed)
 
     exporting.maker = Cancelling(exporting.pool, exporting.store, exporting.objects, exporting.clock)
     exporting.worker = exporting.worker_with(step_seconds=0)
