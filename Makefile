@@ -17,7 +17,7 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores; more of them gained nothing.
 JOBS ?= 2
 
-.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year lint format lock clean
+.PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year bench-export-closing lint format lock clean
 
 help: ## Explain the targets
 	@echo 'usage: make TARGET [SETTING=value …]'
@@ -85,6 +85,9 @@ bench-export: setup ## Measure a manual export in all formats against COPY out o
 
 bench-export-year: setup ## Export a year of 250 sites beside live traffic: memory, and what live traffic feels (5 minutes)
 	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export_year $(ARGS)
+
+bench-export-closing: setup ## Measure what closing feels of a large manual export beside it
+	@cd '$(ROOT)' && '$(BIN)/python' -m bench.manual_export_closing $(ARGS)
 
 format: setup ## Format the code
 	@cd '$(ROOT)' && '$(BIN)/ruff' format . && '$(BIN)/ruff' check --fix .

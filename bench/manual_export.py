@@ -236,17 +236,27 @@ def peak_megabytes(pid: int) -> float:
     return 0.0
 
 
+@dataclass(frozen=True)
+class WorkerOn:
+    """A migrated database, and the worker that may be started on it."""
+
+    url: str
+    worker: ChildProcess
+
+    def start(self) -> None:
+        """Start the worker; it ends with the database, at the latest."""
+        self.worker.start()
+
+
 @asynccontextmanager
-async def running(load: Load, console: Console) -> AsyncIterator[tuple[Pool, ChildProcess]]:
-    """Give a database with the load, and the worker on it."""
+async def worker_on() -> AsyncIterator[WorkerOn]:
+    """Give a database in a temporary folder; everything ends and is removed afterwards."""
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterpost-bench-")))
         postgres = PostgresServer(data_folder=folder / "postgres")
         cleanup.callback(postgres.destroy)
         postgres.start()
         await asyncio.to_thread(upgrade, postgres.url())
-        console.print(f"storing {(load.meters + load.others) * load.hours * 60 // load.cadence_minutes:,} readings")
-        await fill(postgres.url(), load)
         worker = ChildProcess(
             name="exports",
             command=[sys.executable, "-m", "services.exports"],
@@ -259,11 +269,20 @@ async def running(load: Load, console: Console) -> AsyncIterator[tuple[Pool, Chi
                 "METERPOST_EXPORT_STORE_URL": (folder / "store").as_uri(),
             },
         )
-        worker.start()
         cleanup.callback(lambda: worker.stop(5))
-        pool = await connect_pool(postgres.url(), max_size=4, statement_timeout_seconds=300)
+        yield WorkerOn(postgres.url(), worker)
+
+
+@asynccontextmanager
+async def running(load: Load, console: Console) -> AsyncIterator[tuple[Pool, ChildProcess]]:
+    """Give a database with the load, and the worker on it."""
+    async with worker_on() as on:
+        console.print(f"storing {(load.meters + load.others) * load.hours * 60 // load.cadence_minutes:,} readings")
+        await fill(on.url, load)
+        on.start()
+        pool = await connect_pool(on.url, max_size=4, statement_timeout_seconds=300)
         try:
-            yield pool, worker
+            yield pool, on.worker
         finally:
             pool.terminate()
 

@@ -1,8 +1,10 @@
 """From chunks to the file. Blocks; call it in a thread."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from queue import SimpleQueue
 from threading import Event
 
 from services.core.manual_export import ExportFormat, file_name
@@ -31,15 +33,33 @@ def put_chunk(store: ObjectStore, export: Export, chunk: int, epoch: int, lines:
     return Chunk(chunk, epoch, row_count, len(content), hashlib.sha256(content).digest())
 
 
-def assemble(store: ObjectStore, export: Export, chunks: Sequence[Chunk], stopping: Event) -> File:
+class Chunks:
+    """Chunks on their way to the file, in their order. Any thread may use it; to take the next may block."""
+
+    def __init__(self) -> None:
+        self._queue = SimpleQueue[Chunk | None]()
+
+    def add(self, chunk: Chunk) -> None:
+        """Let one more follow."""
+        self._queue.put(chunk)
+
+    def end(self) -> None:
+        """Say that none follows; whoever waits for one waits no longer."""
+        self._queue.put(None)
+
+    def take(self) -> Chunk | None:
+        """Return the next, as soon as there is one; None: it was the last."""
+        return self._queue.get()
+
+
+def assemble(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event) -> File:
     """Write the file; it appears when it is complete. The same chunks give the same bytes.
 
     Raises ChunkBrokenError, AssemblyStopped after `stopping` is set, Unavailable and UserError as the store does.
     """
     name = f"{export.folder}/{file_name(export.wanted, export.key.export_id)}"
-    with store.writer(name) as writer:
+    with store.writer(name) as writer, closing(_verified(store, export, chunks, stopping)) as pieces:
         sink = _Hashing(writer)
-        pieces = _verified(store, export, chunks, stopping)
         if export.format is ExportFormat.PARQUET:
             join_parquet(pieces, sink)
         else:
@@ -50,17 +70,24 @@ def assemble(store: ObjectStore, export: Export, chunks: Sequence[Chunk], stoppi
     return File(name, sink.byte_count, sink.digest.digest())
 
 
-def _verified(store: ObjectStore, export: Export, chunks: Sequence[Chunk], stopping: Event) -> Iterator[bytes]:
+def _verified(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event) -> Generator[bytes]:
     """Yield what each chunk holds. The next is read while the one before is written."""
+
+    def read_next() -> bytes | None:
+        chunk = chunks.take()
+        return None if chunk is None or stopping.is_set() else _read(store, export, chunk)
+
     with ThreadPoolExecutor(1) as reading_ahead:
-        following: Future[bytes] | None = None
-        for place, chunk in enumerate(chunks):
-            if stopping.is_set():
-                raise AssemblyStopped
-            content = _read(store, export, chunk) if following is None else following.result()
-            is_last = place + 1 == len(chunks)
-            following = None if is_last else reading_ahead.submit(_read, store, export, chunks[place + 1])
-            yield content
+        try:
+            following = reading_ahead.submit(read_next)
+            while (content := following.result()) is not None and not stopping.is_set():
+                following = reading_ahead.submit(read_next)
+                yield content
+        finally:
+            # Where the file came to grief, nobody is left to say that no chunk follows.
+            chunks.end()
+    if stopping.is_set():
+        raise AssemblyStopped
 
 
 def _read(store: ObjectStore, export: Export, chunk: Chunk) -> bytes:

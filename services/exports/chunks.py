@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from services.exports.register_lookup import registers_before
 from services.exports.rows_sql import (
     KEPT_FROM,
     NEXT_TIME,
-    PLAN_FOR_THE_CHUNK,
+    plan_for_the_chunk,
     rows_from_readings,
     rows_from_windows,
 )
@@ -27,6 +28,13 @@ from services.platform.postgres import Connection, Pool, transaction
 
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
+
+Feed = Callable[[Chunk], object]
+"""Is told of each chunk once it is in the store. It is recorded later, or never: then the step ends with an error."""
+
+
+def nowhere(_chunk: Chunk) -> None:
+    """Feed nothing."""
 
 
 class NoLongerKeptError(UserError):
@@ -66,7 +74,7 @@ class ChunkMaker:
         self._objects = objects
         self._clock = clock
 
-    async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0) -> Made:
+    async def make_next(self, claim: Claim, export: Export, seconds: float = 0.0, feed: Feed = nowhere) -> Made:
         """Make the next chunk, and further ones until so many seconds have passed.
 
         They are recorded with where the one after them begins, in one transaction. While a chunk is computed, the one
@@ -93,6 +101,7 @@ class ChunkMaker:
                     computing += time.monotonic() - began
                     if putting is not None:
                         chunks.append(await putting)
+                        feed(chunks[-1])
                         putting = None
                     if row_count:
                         putting = asyncio.create_task(
@@ -104,6 +113,7 @@ class ChunkMaker:
                         break
                 if putting is not None:
                     chunks.append(await putting)
+                    feed(chunks[-1])
             except BaseException:
                 if putting is not None:
                     await asyncio.gather(putting, return_exceptions=True)
@@ -129,7 +139,8 @@ class ChunkMaker:
         self, connection: Connection, export: Export, span: _Span, kept_from: datetime | None
     ) -> tuple[int, bytes]:
         """Return how many rows a span has, and them as they stand in the file."""
-        await connection.execute(PLAN_FOR_THE_CHUNK)
+        plan = plan_for_the_chunk(export.readings_in_window, is_selective=export.is_selective)
+        await connection.execute(plan)
         if not span.from_readings:
             return await _fetch(connection, export, span, rows_from_windows(export.format), [])
         is_as_of = export.wanted.known_at is not None

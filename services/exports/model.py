@@ -33,6 +33,13 @@ class Export(NamedTuple):
     position: datetime
     row_count: int
     is_cancelled: bool
+    cadence_minutes: int
+    """The shortest of the meters'."""
+
+    @property
+    def readings_in_window(self) -> int:
+        """How many readings a window holds, at most as a rule."""
+        return max(1, self.wanted.resolution_minutes // self.cadence_minutes)
 
     @property
     def format(self) -> ExportFormat:

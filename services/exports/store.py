@@ -57,7 +57,10 @@ VALUES ($1, $2, 'running', $3, $4, 1, $5, $6, $7, $8, $9)
 """
 _LOAD = """
 SELECT range_start, range_end, resolution_minutes, format, site_ids, e.meter_ids AS chosen_meters, known_at,
-       catalog_revision, p.meter_ids, is_selective, chunk_minutes, position, row_count, cancelled_at IS NOT NULL
+       catalog_revision, p.meter_ids, is_selective, chunk_minutes, position, row_count, cancelled_at IS NOT NULL,
+       (SELECT coalesce(min(cadence_minutes), 1)
+        FROM meter_configuration c JOIN unnest(p.meter_ids) AS exported (meter_id) USING (meter_id)
+        WHERE c.revision <= catalog_revision)
 FROM manual_export e JOIN manual_export_progress p USING (organization_id, export_id)
 WHERE organization_id = $1 AND export_id = $2 AND epoch = $3 AND state = 'running'
 """

@@ -1,17 +1,17 @@
-"""One slice of work on one export: chunk after chunk, then the file."""
+"""One slice of work on one export: chunk after chunk, and the file."""
 
 import asyncio
 import random
-import threading
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 import structlog
 
-from services.exports.assembling import AssemblyStopped, ChunkBrokenError, assemble
-from services.exports.chunks import ChunkMaker, NoLongerKeptError
+from services.exports.assembling import AssemblyStopped, ChunkBrokenError
+from services.exports.chunks import ChunkMaker, Made, NoLongerKeptError, nowhere
+from services.exports.feeding import Feeding
 from services.exports.model import Claim, Export
 from services.exports.store import ExportStore
 from services.platform.clock import Clock
@@ -37,6 +37,16 @@ class Limits:
     rest_share: float
     tries: int
     kept: timedelta
+
+
+def _is_nearly_done(export: Export, begins_at: datetime, began: float, ends: float) -> bool:
+    """Tell whether the rest will be made within this slice, at the pace it has had.
+
+    Then the file is begun. Not before: it is written in one go, and what a slice leaves unfinished is lost.
+    """
+    made, left = export.position - begins_at, export.wanted.end - export.position
+    now = time.monotonic()
+    return not export.is_cancelled and (now - began) * left * 2 < (ends - now) * made
 
 
 class Worker:
@@ -78,41 +88,71 @@ class Worker:
             await self._wait(claim, "server_away", error)
 
     async def _slice(self, claim: Claim) -> None:
-        ends = time.monotonic() + self._limits.slice_seconds
-        step_seconds = 0.0
+        began = time.monotonic()
+        ends = began + self._limits.slice_seconds
         export = await self._store.load(claim)
-        while True:
-            if export.is_cancelled:
-                await self._store.end(claim, "cancelled", self._clock.now())
-                EXPORTS.labels("cancelled").inc()
-                log.info("export_cancelled", export=claim.key.export_id)
-                return
-            if export.position >= export.wanted.end:
-                await self._finish(claim, export)
-                return
-            if self._stopping.is_set() or time.monotonic() > ends:
-                await self._store.release(claim, self._clock.now())
-                return
-            began = time.monotonic()
-            made = await self._maker.make_next(claim, export, step_seconds)
-            took = time.monotonic() - began
-            EXPORT_CHUNK_SECONDS.observe(took)
-            EXPORT_ROWS.inc(made.row_count)
-            export = export._replace(
-                position=made.position, row_count=export.row_count + made.row_count, is_cancelled=made.is_cancelled
-            )
-            are_busy = self._limits.rest_share > _SHORT_REST_SHARE and await self._store.others_are_busy()
-            step_seconds = 0.0 if are_busy else self._limits.step_seconds
-            # Leave the database to others: for long while they use it, for a moment anyway.
-            share = self._limits.rest_share if are_busy else _SHORT_REST_SHARE
-            await wait_or_stop(self._stopping, made.computing_seconds * share)
-
-    async def _finish(self, claim: Claim, export: Export) -> None:
-        chunks = await self._store.chunks(claim)
-        ending = threading.Event()
-        renewing = asyncio.create_task(self._renew(claim, ending))
+        begins_at = export.position
+        are_busy = await self._are_others_busy()
+        feeding: Feeding | None = None
         try:
-            file = await asyncio.to_thread(assemble, self._objects, export, chunks, ending)
+            while True:
+                if export.is_cancelled:
+                    if feeding is not None:
+                        # Before anybody may sweep up.
+                        await feeding.close()
+                    await self._store.end(claim, "cancelled", self._clock.now())
+                    EXPORTS.labels("cancelled").inc()
+                    log.info("export_cancelled", export=claim.key.export_id)
+                    return
+                # What has come to grief need not wait for further chunks.
+                if export.position >= export.wanted.end or (feeding is not None and feeding.is_over):
+                    if feeding is None:
+                        feeding = await self._feed(claim, export)
+                    await self._finish(claim, export, feeding)
+                    return
+                if self._stopping.is_set() or time.monotonic() > ends:
+                    if feeding is not None:
+                        # Before anybody may begin the same file.
+                        await feeding.close()
+                    await self._store.release(claim, self._clock.now())
+                    return
+                made = await self._step(claim, export, feeding, 0.0 if are_busy else self._limits.step_seconds)
+                export = export._replace(
+                    position=made.position, row_count=export.row_count + made.row_count, is_cancelled=made.is_cancelled
+                )
+                if feeding is None and _is_nearly_done(export, begins_at, began, ends):
+                    feeding = await self._feed(claim, export)
+                are_busy = await self._are_others_busy()
+                # Leave the database to others: for long while they use it, for a moment anyway.
+                share = self._limits.rest_share if are_busy else _SHORT_REST_SHARE
+                await wait_or_stop(self._stopping, made.computing_seconds * share)
+        finally:
+            if feeding is not None:
+                await feeding.close()
+
+    async def _step(self, claim: Claim, export: Export, feeding: Feeding | None, seconds: float) -> Made:
+        began = time.monotonic()
+        feed = nowhere if feeding is None else feeding.add
+        made = await self._maker.make_next(claim, export, seconds, feed)
+        EXPORT_CHUNK_SECONDS.observe(time.monotonic() - began)
+        EXPORT_ROWS.inc(made.row_count)
+        return made
+
+    async def _are_others_busy(self) -> bool:
+        return self._limits.rest_share > _SHORT_REST_SHARE and await self._store.others_are_busy()
+
+    async def _feed(self, claim: Claim, export: Export) -> Feeding:
+        """Begin the file with the chunks that are recorded."""
+        chunks = await self._store.chunks(claim)
+        feeding = Feeding(self._objects, export)
+        for chunk in chunks:
+            feeding.add(chunk)
+        return feeding
+
+    async def _finish(self, claim: Claim, export: Export, feeding: Feeding) -> None:
+        renewing = asyncio.create_task(self._renew(claim, feeding))
+        try:
+            file = await feeding.file()
         except AssemblyStopped:
             await self._store.release(claim, self._clock.now())
             return
@@ -122,7 +162,6 @@ class Worker:
             await self._store.release(claim, self._clock.now())
             return
         finally:
-            ending.set()
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
         now = self._clock.now()
@@ -130,14 +169,14 @@ class Worker:
         EXPORTS.labels("done").inc()
         log.info("export_done", export=claim.key.export_id, rows=export.row_count, bytes=file.byte_count)
 
-    async def _renew(self, claim: Claim, ending: threading.Event) -> None:
+    async def _renew(self, claim: Claim, feeding: Feeding) -> None:
         """Keep the lease while the file is written; end the writing where that is over, or we are told to stop."""
         try:
             while not self._stopping.is_set():
                 await wait_or_stop(self._stopping, self._limits.lease.total_seconds() / 3)
                 await self._store.renew(claim, self._clock.now())
         finally:
-            ending.set()
+            feeding.stop()
 
     async def _wait(self, claim: Claim, code: str, error: Exception) -> None:
         """Record why it goes on later, or that it was tried often enough."""
