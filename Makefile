@@ -17,6 +17,9 @@ ARGS ?=
 # Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores; more of them gained nothing.
 JOBS ?= 2
 
+# Modules are compiled once, not by each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year lint format lock clean
 
 help: ## Explain the targets
