@@ -60,6 +60,7 @@ def start(processes: Platform, **environment: str) -> ChildProcess:
         "METERPOST_EXPORT_LOOK_SECONDS": "0.1",
         "METERPOST_EXPORT_LEASE_SECONDS": "1",
         "METERPOST_EXPORT_REST_SHARE": "0",
+        "METERPOST_EXPORT_NICE": "0",
     }
     return processes.start("services.exports", environment={**quick, **environment})
 
