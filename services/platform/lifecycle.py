@@ -1,6 +1,7 @@
 """How a service runs and stops: signals, one task group, an ordered end under a deadline."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -35,6 +36,8 @@ def default_instance() -> str:
 
 def run(service: str, kind: type[SettingsT], main: Service[SettingsT]) -> int:
     """Run a service to its end and return the process's exit code. Called by each `__main__`."""
+    # What was imported stays to the end: no search for cycles need go through it, nor the interpreter's last one.
+    gc.freeze()
     try:
         settings = load(kind)
     except UserError as error:
