@@ -14,8 +14,11 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores; more of them gained nothing.
-JOBS ?= 2
+# Test processes, each with a Kafka and a PostgreSQL of its own: one more than the two cores of CI, since tests wait too.
+JOBS ?= 3
+
+# Modules are compiled once, not by each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test test-unit bench-ingest bench-ingest-growth bench-ingest-live bench-close bench-verify bench-close-live bench-delivery bench-api bench-export bench-export-year bench-export-closing lint format lock clean
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import sys
@@ -22,7 +23,15 @@ DEBUG_VARIABLE = "METERPOST_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; never lets an exception out."""
+    """Run one command and return its exit code; never lets an exception out. The process ends with it."""
+    try:
+        return _run(arguments)
+    finally:
+        # Nobody waits for the interpreter to search all that was imported for cycles before it ends.
+        gc.freeze()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     _silence_libraries()
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end of the process

@@ -48,7 +48,7 @@ async def export(settings: ExportsSettings, health: Health, stopping: asyncio.Ev
     maker = ChunkMaker(pool, store, objects, clock)
     worker = Worker(store, maker, objects, limits=limits, clock=clock, stopping=stopping)
     sweeper = Sweeper(store, objects, clock)
-    sweeping = asyncio.create_task(sweeper.run(patience))
+    sweeping = asyncio.create_task(sweeper.run(patience, settings.export_sweep_seconds))
     health.started()
     running: set[asyncio.Task[None]] = set()
     try:

@@ -20,6 +20,9 @@ class ExportsSettings(ServiceSettings, ExportStoreSettings):
         60.0, ge=1, le=3_600, description="An export whose process died is taken over after this."
     )
     export_look_seconds: float = Field(1.0, gt=0, le=60, description="How often new exports are looked for.")
+    export_sweep_seconds: float = Field(
+        5.0, gt=0, le=3_600, description="How often files and chunks that are kept no longer are removed."
+    )
     export_step_seconds: float = Field(
         1.0,
         ge=0,

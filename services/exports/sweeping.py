@@ -12,8 +12,6 @@ from services.platform.metrics import EXPORT_FILES_REMOVED
 from services.platform.objects import ObjectStore
 from services.platform.postgres import Patience, wait_or_stop
 
-EVERY_SECONDS = 5.0
-
 log = structlog.get_logger()
 
 
@@ -25,14 +23,14 @@ class Sweeper:
         self._objects = objects
         self._clock = clock
 
-    async def run(self, patience: Patience) -> None:
-        """Look every few seconds until told to stop; what did not work is tried again."""
+    async def run(self, patience: Patience, every_seconds: float) -> None:
+        """Look every so many seconds until told to stop; what did not work is tried again."""
         while not patience.stopping.is_set():
             try:
                 await self.sweep()
             except (Unavailable, UserError) as error:
                 log.warning("exports_not_swept", error=str(error))
-            await wait_or_stop(patience.stopping, EVERY_SECONDS)
+            await wait_or_stop(patience.stopping, every_seconds)
 
     async def sweep(self) -> None:
         """Remove what is due. The store first, the tables then, so that nothing is ever forgotten there."""

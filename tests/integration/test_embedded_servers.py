@@ -27,6 +27,7 @@ from services.platform.kafka_access import KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.topics import TopicSpec
 from tests.support.polling import eventually, eventually_async
+from tests.support.stack import JAVA_FLAGS
 
 REPOSITORY = Path(__file__).parents[2]
 LARGE_RECORD = b"x" * 3_500_000
@@ -40,10 +41,14 @@ def kafka_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("embedded") / "kafka"
 
 
+def new_kafka(folder: Path) -> KafkaServer:
+    return KafkaServer(data_folder=folder, libraries=ensure_kafka_libraries(), java_flags=JAVA_FLAGS)
+
+
 @pytest.fixture(scope="module")
 def own_kafka(kafka_folder: Path) -> Iterator[KafkaServer]:
     """Give a Kafka that these tests alone may end and start; it holds one large record in the topic `kept`."""
-    server = KafkaServer(data_folder=kafka_folder, libraries=ensure_kafka_libraries())
+    server = new_kafka(kafka_folder)
     server.start()
     asyncio.run(_publish_large_record(server.bootstrap_servers))
     yield server
@@ -142,7 +147,7 @@ def test_a_kafka_left_running_is_ended_by_the_next_start(own_kafka: KafkaServer,
     assert left_running is not None
     own_kafka._lock.release()  # as the system does when the process that holds it is killed
 
-    next_server = KafkaServer(data_folder=kafka_folder, libraries=ensure_kafka_libraries())
+    next_server = new_kafka(kafka_folder)
     try:
         next_server.start()
 
@@ -155,7 +160,7 @@ def test_a_kafka_left_running_is_ended_by_the_next_start(own_kafka: KafkaServer,
 
 def test_a_folder_in_use_is_refused(own_kafka: KafkaServer, kafka_folder: Path) -> None:
     own_kafka.start()
-    second = KafkaServer(data_folder=kafka_folder, libraries=ensure_kafka_libraries())
+    second = new_kafka(kafka_folder)
 
     with pytest.raises(LocalServerError, match=rf"in use by another process \(id {os.getpid()}\)"):
         second.start()
@@ -296,7 +301,7 @@ folder = Path(sys.argv[1])
 postgres = PostgresServer(data_folder=folder / "postgres")
 postgres.start()
 postgres.run_sql("CREATE TABLE kept AS SELECT 42 AS number", database="meterpost")
-kafka = KafkaServer(data_folder=folder / "kafka", libraries=ensure_kafka_libraries())
+kafka = KafkaServer(data_folder=folder / "kafka", libraries=ensure_kafka_libraries(), java_flags=sys.argv[2:])
 kafka.start()
 print(postgres.pid, kafka.pid, flush=True)
 sys.stdin.read()
@@ -305,7 +310,7 @@ sys.stdin.read()
 
 def test_the_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)],
+        [sys.executable, "-c", PARENT, str(tmp_path), *JAVA_FLAGS],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -56,7 +56,9 @@ def worker(s3: S3Server, api: Api, database_url: str, tmp_path: Path) -> Iterato
         **s3.environment,
         "METERPOST_EXPORT_STORE_URL": URL,
         "METERPOST_EXPORT_LOOK_SECONDS": "0.1",
+        "METERPOST_EXPORT_SWEEP_SECONDS": "0.2",
         "METERPOST_EXPORT_REST_SHARE": "0",
+        "METERPOST_EXPORT_NICE": "0",
     }
     with running(Platform("127.0.0.1:9", database_url, "", tmp_path)) as processes:
         yield processes.start("services.exports", environment=environment)

@@ -58,8 +58,10 @@ def start(processes: Platform, **environment: str) -> ChildProcess:
     quick = {
         "METERPOST_EXPORT_STORE_URL": (processes.folder / "store").as_uri(),
         "METERPOST_EXPORT_LOOK_SECONDS": "0.1",
+        "METERPOST_EXPORT_SWEEP_SECONDS": "0.2",
         "METERPOST_EXPORT_LEASE_SECONDS": "1",
         "METERPOST_EXPORT_REST_SHARE": "0",
+        "METERPOST_EXPORT_NICE": "0",
     }
     return processes.start("services.exports", environment={**quick, **environment})
 

@@ -19,7 +19,7 @@ _STOP_TIMEOUT_S = 5.0
 _MEMORY = Path("/dev/shm")  # noqa: S108  what we put there lies in a folder of our own
 _ENOUGH_BYTES = 4 * 2**30
 # Compiling a second time, for speed, never pays within minutes.
-_JAVA_FLAGS = ("-XX:TieredStopAtLevel=1",)
+JAVA_FLAGS = ("-XX:TieredStopAtLevel=1",)
 # The servers' own processes are killed in tests, the machine is not: what was written is there without any fsync.
 _SETTINGS = {"fsync": "off", "max_wal_size": "512MB"}
 
@@ -28,7 +28,7 @@ _SETTINGS = {"fsync": "off", "max_wal_size": "512MB"}
 def temporary_kafka() -> Iterator[KafkaServer]:
     """Run a Kafka with an empty data folder that is removed afterwards."""
     with _server_folder("kafka") as folder:
-        server = KafkaServer(data_folder=folder / "data", libraries=ensure_kafka_libraries(), java_flags=_JAVA_FLAGS)
+        server = KafkaServer(data_folder=folder / "data", libraries=ensure_kafka_libraries(), java_flags=JAVA_FLAGS)
         server.start()
         try:
             yield server
