@@ -95,10 +95,13 @@ class RowStore:
         self._sheets = sheets or NameSheets()
         self._units = ClosedUnits()
 
-    async def block(self, run: Run, version: Version, part_format: PartFormat, rows: RowRange) -> RowBlock:
+    async def block(
+        self, run: Run, version: Version, part_format: PartFormat, rows: RowRange, *, are_units_put_right: bool = True
+    ) -> RowBlock:
         """Return rows of a run, rendered; fewer than were asked for only where the run ends.
 
         Closed windows never change: what is read piece by piece is what one reading of everything would have given.
+        `are_units_put_right` False: with the units that the run's catalog has, as all runs once were.
         Raises Unavailable while PostgreSQL is away, OperatorNeeded where a row has no name.
         """
         lines = Lines()
@@ -108,7 +111,7 @@ class RowStore:
 
         async with transaction(self._pool) as connection:
             await self._copy(connection, run, version, rows, take)
-        return await self.rendered(run, version, part_format, lines.take())
+        return await self.rendered(run, version, part_format, lines.take(), are_units_put_right=are_units_put_right)
 
     async def read(
         self, run: Run, version: Version, rows: RowRange, lines: Lines, block_rows: int, take: TakeLines
@@ -129,11 +132,13 @@ class RowStore:
         async with transaction(self._pool) as connection:
             return await self._copy(connection, run, version, rows, receive)
 
-    async def rendered(self, run: Run, version: Version, part_format: PartFormat, taken: Taken) -> RowBlock:
+    async def rendered(
+        self, run: Run, version: Version, part_format: PartFormat, taken: Taken, *, are_units_put_right: bool = True
+    ) -> RowBlock:
         """Return the rows of these lines with their names. Raises as `block`."""
         block = RowBlock(part_format, run.slot.start, taken)
         sheets, units = self._sheets, self._units
-        corrected = units.known(run, version)
+        corrected = units.known(run, version) if are_units_put_right else ()
         if corrected is None:
             async with transaction(self._pool) as connection:
                 corrected = await units.corrected(connection, run, version)

@@ -120,7 +120,10 @@ class Freezer:
             body = self._kept_ahead.take(part.sha256)
         if body is None:
             cut, following = await self._cut_again(run, version, part.rows)
-            if not cut or cut[0][0] != part.sha256:
+            if not _begins_with(cut, part):
+                # It may have been frozen before units were put right; what was fixed then is what is to be sent.
+                cut, following = await self._cut_again(run, version, part.rows, are_units_put_right=False)
+            if not _begins_with(cut, part):
                 return None
             body = cut[0][1]
             self._ahead.note(run, self._keep(cut[1:], following, part.sha256))
@@ -154,13 +157,13 @@ class Freezer:
         return Rendered(cut[-1][0] if cut else last, following)
 
     async def _cut_again(
-        self, run: Run, version: Version, place: RowRange
+        self, run: Run, version: Version, place: RowRange, *, are_units_put_right: bool = True
     ) -> tuple[list[tuple[bytes, bytes]], RowRange | None]:
         """Return hashes and bytes of parts of which the first begins at `place`, and where the next one begins."""
         part_format = self._transport.part_format(version.settings)
         rows = place._replace(row_count=_block_rows(part_format))
         async with self._turn:
-            block = await self._rows.block(run, version, part_format, rows)
+            block = await self._rows.block(run, version, part_format, rows, are_units_put_right=are_units_put_right)
         is_end = block.row_count < rows.row_count
         cut, done = [], 0
         for found in cut_parts(part_format, block, is_end=is_end):
@@ -172,6 +175,10 @@ class Freezer:
         if done == block.row_count:
             following = following._replace(first_meter_id=following.first_meter_id + 1)
         return cut, following
+
+
+def _begins_with(cut: Sequence[tuple[bytes, bytes]], part: FrozenPart) -> bool:
+    return bool(cut) and cut[0][0] == part.sha256
 
 
 def _block_rows(part_format: PartFormat) -> int:

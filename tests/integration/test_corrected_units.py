@@ -1,5 +1,6 @@
 """A unit that was corrected after windows were closed: no export puts it beside values of the old one."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,6 +15,7 @@ from services.api.request_store import request_resend
 from services.core.conversion import Conversion, Utility
 from services.core.manual_export import ExportFormat
 from services.core.windows import RESOLUTIONS_MINUTES
+from services.delivery.closed_units import ClosedUnits
 from services.platform.postgres import Pool, transaction
 from services.windowing.store import WindowStore
 from tests.integration.test_requests import asker, until_states
@@ -32,7 +34,7 @@ from tests.support.closing import (
 from tests.support.exports import Exports, at, delivering
 from tests.support.manual_exports import Exporting, TurnedClock, wanted_export
 from tests.support.polling import eventually_async
-from tests.support.receiver import ScriptedReceiver
+from tests.support.receiver import ScriptedReceiver, status
 
 HOUR = timedelta(hours=1)
 GALLONS = Conversion(Utility.WATER, Decimal("132.086"))
@@ -94,6 +96,31 @@ async def test_a_run_planned_after_the_correction_has_the_unit_that_its_values_w
         await eventually_async(lambda: len(receiver.accepted) == 3)
         await until_states(exports, job_id, ["delivered"] * 2)
     assert receiver.accepted[2].body == receiver.accepted[0].body
+
+
+async def test_a_run_that_was_frozen_with_the_corrected_unit_is_sent_as_it_was_fixed(
+    exports: Exports,
+    receiver: ScriptedReceiver,
+    to: dict[str, Any],
+    pool: Pool,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Units were not always put right. Of such a run nothing is sent that differs from what its manifest lists."""
+    await closed_hours(pool, database_url)
+    await correct(pool)
+    receiver.otherwise = status(503)
+    job_id = await exports.add_job(to, starts_at=at(10))
+    with monkeypatch.context() as before:
+        before.setattr(ClosedUnits, "known", lambda *_: ())
+        async with delivering(exports.url):
+            await eventually_async(lambda: receiver.received)
+    receiver.otherwise = status(200)
+    fixed = await exports.column("SELECT sha256 FROM export_part ORDER BY part")
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered"])
+    assert [hashlib.sha256(one.body).digest() for one in receiver.accepted] == fixed
+    assert water(json.loads(receiver.accepted[0].body)["measurements"]) == {("10", "Gallon", "1.50")}
 
 
 async def test_a_run_over_windows_closed_before_and_after_has_both_units(

@@ -172,9 +172,11 @@ async def test_a_long_run_is_frozen_piece_by_piece_and_renders_to_the_same_bytes
 class CountingStore(RowStore):
     blocks = 0
 
-    async def block(self, run: Run, version: Version, part_format: PartFormat, rows: RowRange) -> RowBlock:
+    async def block(
+        self, run: Run, version: Version, part_format: PartFormat, rows: RowRange, *, are_units_put_right: bool = True
+    ) -> RowBlock:
         self.blocks += 1
-        return await super().block(run, version, part_format, rows)
+        return await super().block(run, version, part_format, rows, are_units_put_right=are_units_put_right)
 
 
 async def test_parts_that_are_rendered_again_are_rendered_ahead(exports: Exports, pool: Pool) -> None:
