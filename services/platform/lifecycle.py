@@ -34,18 +34,13 @@ def default_instance() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
-<<<<<<< HEAD
 def run(service: str, kind: type[SettingsT], main: Service[SettingsT], *, is_check: bool) -> int:
     """Run a service to its end, or only check its settings, and return the process's exit code.
 
     Called by each `__main__`, which has read the command line (`command_line.py`).
     """
-=======
-def run(service: str, kind: type[SettingsT], main: Service[SettingsT]) -> int:
-    """Run a service to its end and return the process's exit code. Called by each `__main__`."""
     # What was imported stays to the end: no search for cycles need go through it, nor the interpreter's last one.
     gc.freeze()
->>>>>>> citime
     try:
         settings = load(kind)
     except UserError as error:
