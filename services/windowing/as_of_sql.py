@@ -28,16 +28,18 @@ def superseded_as_of(known: str, in_range: str, columns: str = _COLUMNS) -> str:
     )"""  # noqa: S608 - put together from constants
 
 
-def as_of(known: str, in_range: str, *, with_version: bool = False) -> str:
+def as_of(known: str, in_range: str, *, with_version: bool = False, superseded: str | None = None) -> str:
     """Return a SELECT of measured_at, meter_id, value, interval_minutes, is_register.
 
     With the version: revision, arrived_at and is_newest, too.
 
-    The newest version where it is known, else the best of the superseded ones that are.
+    The newest version where it is known, else the best of the superseded ones that are: those of `superseded`, where it
+    names what `superseded_as_of` gave.
     """
     columns = f"{_COLUMNS}, revision, arrived_at" if with_version else _COLUMNS
-    newest, superseded = (", true AS is_newest", ", false") if with_version else ("", "")
+    is_newest, is_not = (", true AS is_newest", ", false") if with_version else ("", "")
+    superseded = superseded or f"({superseded_as_of(known, in_range, columns)}) AS superseded"
     return f"""
-    SELECT {columns}{newest} FROM reading WHERE {in_range} AND {known}
+    SELECT {columns}{is_newest} FROM reading WHERE {in_range} AND {known}
     UNION ALL
-    SELECT {columns}{superseded} FROM ({superseded_as_of(known, in_range, columns)}) AS superseded"""  # noqa: S608 - put together from constants
+    SELECT {columns}{is_not} FROM {superseded}"""  # noqa: S608 - put together from constants

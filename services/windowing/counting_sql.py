@@ -94,23 +94,13 @@ _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
 # begin with joins to sets that are then empty, at which PostgreSQL stops before it reads anything.
 
 
-_SUMS = ("total", "covered_minutes", "readings", "registers")
-_ADDED = ", ".join(
-    f"CASE WHEN superseded.{name} IS NULL THEN newest.{name} ELSE coalesce(newest.{name}, 0) + superseded.{name} END "
-    f"AS {name}"
-    for name in _SUMS
-)
-_ADDED = f"{_ADDED}, greatest(newest.longest_minutes, superseded.longest_minutes) AS longest_minutes"
-
-
 def _sums(windows: Windows, readings: str) -> str:
     return f"""
     SELECT {windows.start_of_reading} AS window_start, meter_id, bigint_sum(value) AS total,
            sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
            count(*) FILTER (WHERE is_register) AS registers
-    FROM ({readings}) AS reading
-    WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)
-    GROUP BY {windows.key}meter_id"""  # noqa: S608 - put together from constants
+    FROM {readings}
+    WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)"""  # noqa: S608 - constants
 
 
 def counting(windows: Windows, known: str, previous: str) -> str:
@@ -119,16 +109,16 @@ def counting(windows: Windows, known: str, previous: str) -> str:
     `known` is the condition under which a version counts. `previous` is a SELECT of meter_id, register_value,
     register_at: where registers stood before $2, NULL in the latter two for meters that then sent pulses.
     """
-    newest = f"SELECT * FROM reading WHERE {IN_RANGE} AND {known}"  # noqa: S608 - put together from constants
-    superseded = superseded_as_of(known, IN_RANGE)
+    newest = f"(SELECT * FROM reading WHERE {IN_RANGE} AND {known}) AS newest"  # noqa: S608 - constants
+    group = f"\n    GROUP BY {windows.key}meter_id"
     return f"""
-as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
+superseded AS MATERIALIZED ({superseded_as_of(known, IN_RANGE)}
+), as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE, superseded="superseded")}
 ), counted AS MATERIALIZED (
-    -- As of the cut-off. The few readings that count in a superseded version are added to the sums of all others: to
-    -- put the former among the latter first would cost more for each of them.
-    SELECT {windows.closed}, meter_id, {_ADDED}
-    FROM ({_sums(windows, newest)}) AS newest
-    FULL JOIN ({_sums(windows, superseded)}) AS superseded USING ({windows.key}meter_id)
+    -- Mostly no reading counts in a superseded version, and then they need not go through a union one by one.
+    {_sums(windows, newest)} AND NOT EXISTS (SELECT FROM superseded){group}
+    UNION ALL
+    {_sums(windows, "as_of_cut_off")} AND EXISTS (SELECT FROM superseded){group}
 ), odd AS MATERIALIZED (
     SELECT *, covered_minutes < readings * longest_minutes AS is_mixed
     FROM counted WHERE registers > 0 OR covered_minutes < readings * longest_minutes
