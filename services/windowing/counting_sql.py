@@ -87,12 +87,6 @@ WH_PER_PULSE = _per_pulse(_WH)
 VOLUME_PER_PULSE = _per_pulse(_VOLUME)
 _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
 
-# intervals_present counts the minutes that readings cover in units of what is expected, rounded down, so it equals
-# intervals_expected exactly when the readings cover the window, whatever their own intervals are.
-#
-# Meters that send pulses alone, of one interval, take the short way: aggregate, join, row. The steps for the others
-# begin with joins to sets that are then empty, at which PostgreSQL stops before it reads anything.
-
 
 def _sums(windows: Windows, readings: str) -> str:
     return f"""
@@ -103,8 +97,15 @@ def _sums(windows: Windows, readings: str) -> str:
     WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)"""  # noqa: S608 - constants
 
 
+# intervals_present counts the minutes that readings cover in units of what is expected, rounded down, so it equals
+# intervals_expected exactly when the readings cover the window, whatever their own intervals are.
+#
+# Meters that send pulses alone, of one interval, take the short way: aggregate, join, row. The steps for the others
+# begin with joins to sets that are then empty, at which PostgreSQL stops before it reads anything.
+
+
 def counting(windows: Windows, known: str, previous: str) -> str:
-    """Return the expressions `as_of_cut_off` to `row` and `event`, for a WITH that begins with `known (revision)`.
+    """Return the expressions `superseded` to `row` and `event`, for a WITH that begins with `known (revision)`.
 
     `known` is the condition under which a version counts. `previous` is a SELECT of meter_id, register_value,
     register_at: where registers stood before $2, NULL in the latter two for meters that then sent pulses.
