@@ -1,10 +1,12 @@
 """`python -m bench.close`: how fast windows close, as a ratio to the limit of the same database.
 
 One-minute readings of an hour lie in the real tables, as ingest leaves them (1 % corrected); the windows of each
-resolution are closed by the real store, one after the other, all buckets together. There are two limits: one bare
-aggregate over the readings of the same window, measured just before the window closes, and writing the same rows, ready
-made, into a table with the same keys, by as many connections as closing has. With `--growth` 5-minute windows alone are
-closed, of 5,000, 50,000 and 500,000 meters. The last line printed is JSON.
+resolution are closed by the real store, one after the other, all buckets together. Beside them the limits are measured:
+`bare`, one aggregate over the readings of the window, by one connection; then by as many connections as closing has:
+`sums`, the same divided among them; `floor`, these sums and nothing else, written as rows into a table with the same
+keys, which nothing that writes a row for each meter can undercut; `write`, the same rows written ready made; and
+`hash`, their lines put together, in order, and hashed. With `--growth` 5-minute windows alone are closed, of 5,000,
+50,000 and 500,000 meters. The last line printed is JSON.
 """
 
 import argparse
@@ -28,6 +30,8 @@ from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool, transaction
 from services.platform.settings import load as load_settings
 from services.windowing.announcements import BucketKey
+from services.windowing.closing_sql import PLAN_FOR_THE_RANGE
+from services.windowing.counting_sql import LINE, ORDERED_LINES_SHA256
 from services.windowing.settings import WindowingSettings
 from services.windowing.store import WindowStore
 
@@ -45,16 +49,31 @@ _BARE = """
     ) AS sums
 """
 
+# Of each statement by several connections the first parameters are their number and which of them it is.
+_HALF_SUMS = """
+    SELECT meter_id, bigint_sum(value) AS total FROM reading
+    WHERE measured_at >= $3 AND measured_at < $4 AND meter_id % $1 = $2 GROUP BY meter_id
+"""
+_SUMS = f"SELECT count(total) FROM ({_HALF_SUMS}) AS sums"  # noqa: S608 - put together from constants
+_FLOOR = f"""
+    INSERT INTO written (window_start, meter_id, organization_id, resolution_minutes, intervals_present,
+                         intervals_expected, pulses, energy_wh)
+    SELECT $3, meter_id, 1, $5, $5, $5, total, total FROM ({_HALF_SUMS}) AS sums ORDER BY meter_id
+"""  # noqa: S608 - put together from constants
 _READY_MADE = """
-    DROP TABLE IF EXISTS ready_made, written;
+    DROP TABLE IF EXISTS ready_made;
     CREATE UNLOGGED TABLE ready_made AS
         SELECT * FROM measurement WHERE resolution_minutes = {resolution} AND window_start = '{start}';
-    CREATE TABLE written (LIKE measurement INCLUDING ALL);
     ANALYZE ready_made;
 """
 _WRITE = """
     INSERT INTO written SELECT * FROM ready_made WHERE meter_id % $1 = $2 ORDER BY organization_id, meter_id
 """
+_HASH = f"""
+    SELECT {ORDERED_LINES_SHA256}
+    FROM (SELECT meter_id, {LINE} AS line FROM ready_made WHERE meter_id % $1 = $2 ORDER BY meter_id) AS row
+    GROUP BY meter_id % $3
+"""  # noqa: S608 - put together from constants
 
 
 @dataclass(frozen=True)
@@ -119,23 +138,39 @@ async def bare_aggregate(pool: Pool, start: datetime, end: datetime) -> float:
         return time.perf_counter() - started
 
 
-async def write_only(pool: Pool, resolution: int, start: datetime, connections: int) -> float:
-    """Return how long writing a window's rows takes at least: they are ready, nothing is counted, checked or hashed."""
+async def side_by_side(pool: Pool, connections: int, statement: str, *arguments: object) -> float:
+    """Return how long a statement takes, with its commit, that several connections share, planned as closing's is."""
+    together = asyncio.Barrier(connections)
+    started = []
+
+    async def work(share: int) -> None:
+        async with transaction(pool) as connection:
+            await connection.execute(PLAN_FOR_THE_RANGE)
+            await together.wait()
+            started.append(time.perf_counter())
+            await connection.execute(statement, connections, share, *arguments)
+
+    await asyncio.gather(*(work(share) for share in range(connections)))
+    return time.perf_counter() - min(started)
+
+
+async def empty_table(pool: Pool) -> None:
+    """Empty the table with the keys of a real one, into which the limits write."""
+    async with transaction(pool) as connection:
+        await connection.execute("CREATE TABLE IF NOT EXISTS written (LIKE measurement INCLUDING ALL)")
+        await connection.execute("TRUNCATE written")
+
+
+async def parts_of_closing(pool: Pool, resolution: int, start: datetime, settings: WindowingSettings) -> list[float]:
+    """Return how long writing and hashing a window's rows takes at least: they are ready, nothing else is done."""
     async with transaction(pool) as connection:
         await connection.execute(_READY_MADE.format(resolution=resolution, start=start.isoformat()))
-
-    async def write(share: int) -> None:
-        async with transaction(pool) as connection:
-            await connection.execute(_WRITE, connections, share)
-
-    seconds = []
+    writing, hashing = [], []
     for _again in range(WINDOWS_EACH):
-        async with transaction(pool) as connection:
-            await connection.execute("TRUNCATE written")
-        started = time.perf_counter()
-        await asyncio.gather(*(write(share) for share in range(connections)))
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        await empty_table(pool)
+        writing.append(await side_by_side(pool, settings.closing_connections, _WRITE))
+        hashing.append(await side_by_side(pool, settings.closing_connections, _HASH, settings.buckets))
+    return [statistics.median(writing), statistics.median(hashing)]
 
 
 async def close(pool: Pool, load: Load, console: Console, resolutions: tuple[int, ...]) -> dict[str, float]:
@@ -148,11 +183,14 @@ async def close(pool: Pool, load: Load, console: Console, resolutions: tuple[int
     found: dict[str, float] = {}
     readings, seconds = 0, 0.0
     for resolution in (minutes for minutes in resolutions if minutes <= load.minutes):
-        closing, bare = [], []
+        closing, bare, sums, floor = [], [], [], []
         for number in range(min(load.minutes // resolution, WINDOWS_EACH)):
             start = T0 + number * resolution * MINUTE
             end = start + resolution * MINUTE
             bare.append(await bare_aggregate(pool, start, end))
+            sums.append(await side_by_side(pool, settings.closing_connections, _SUMS, start, end))
+            await empty_table(pool)
+            floor.append(await side_by_side(pool, settings.closing_connections, _FLOOR, start, end, resolution))
             started = time.perf_counter()
             reached = await store.advance(BucketKey(resolution, 0), end)
             closing.append(time.perf_counter() - started)
@@ -160,15 +198,19 @@ async def close(pool: Pool, load: Load, console: Console, resolutions: tuple[int
                 raise SystemExit(f"closed to {reached} instead of {end}")
         console.print(
             f"{resolution:>2} min: closing {' '.join(f'{one:.3f}' for one in closing)}, "
-            f"bare {' '.join(f'{one:.3f}' for one in bare)}"
+            f"bare {' '.join(f'{one:.3f}' for one in bare)}, floor {' '.join(f'{one:.3f}' for one in floor)}"
         )
         name = f"{resolution}m"
         found[f"close_{name}_s"] = round(statistics.median(closing), 4)
         found[f"bare_{name}_s"] = round(statistics.median(bare), 4)
         found[f"ratio_{name}"] = round(statistics.median(closing) / statistics.median(bare), 2)
-        writing = await write_only(pool, resolution, T0, settings.closing_connections)
+        found[f"sums_{name}_s"] = round(statistics.median(sums), 4)
+        found[f"floor_{name}_s"] = round(statistics.median(floor), 4)
+        found[f"floor_ratio_{name}"] = round(statistics.median(floor) / statistics.median(bare), 2)
+        found[f"ratio_to_floor_{name}"] = round(statistics.median(closing) / statistics.median(floor), 2)
+        writing, hashing = await parts_of_closing(pool, resolution, T0, settings)
         found[f"write_{name}_s"] = round(writing, 4)
-        found[f"ratio_to_both_{name}"] = round(statistics.median(closing) / (statistics.median(bare) + writing), 2)
+        found[f"hash_{name}_s"] = round(hashing, 4)
         readings += len(closing) * resolution * load.meters
         seconds += sum(closing)
     return {**found, "readings_per_s": round(readings / seconds), "meters": load.meters, "minutes": load.minutes}
@@ -201,9 +243,9 @@ async def growth(minutes: int | None, registers: float, console: Console) -> dic
     for meters in GROWTH_METERS:
         load = Load(meters, minutes or (30 if meters < GROWTH_METERS[-1] else 20), registers)
         one = await measure(load, console, (5,))
-        shown = {name: one[f"{name}_5m{unit}"] for name, unit in (("close", "_s"), ("bare", "_s"), ("write", "_s"))}
+        shown = {name: one[f"{name}_5m_s"] for name in ("close", "bare", "floor", "write")}
         found |= {f"{name}_{meters}_s": value for name, value in shown.items()}
-        found |= {f"{name}_{meters}": one[f"{name}_5m"] for name in ("ratio", "ratio_to_both")}
+        found |= {f"{name}_{meters}": one[f"{name}_5m"] for name in ("ratio", "ratio_to_floor")}
         if before is not None:
             found |= {f"{name}_grew_to_{meters}": round(shown[name] / before[name], 2) for name in shown}
         before = shown

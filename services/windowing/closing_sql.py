@@ -1,14 +1,15 @@
 """The statement that closes windows. It stands alone, because what leaves the product is what it says.
 
-Parameters: those of `counting_sql`, and $8 the reading topics.
+Parameters: those of `counting_sql`, $8 the reading topics, and $9 the number of buckets.
 """
 
 from services.windowing.counting_sql import (
     IN_BUCKETS,
+    LINE,
     MANY_WINDOWS,
     NO_ROWS_SHA256,
     ONE_WINDOW,
-    ORDERED_ROWS_SHA256,
+    ORDERED_LINES_SHA256,
     TO_CUT_OFF,
     Windows,
     counting,
@@ -46,12 +47,11 @@ WITH known AS MATERIALIZED (
            energy_wh, volume, flags, register_start, register_start_at, register_end, register_end_at
     FROM row
     ORDER BY {windows.key}{_AS_ONE_KEY.format("organization_id")}
-    RETURNING window_start, meter_id, organization_id, intervals_present, intervals_expected, pulses, energy_wh, volume,
-              flags, register_start, register_start_at, register_end, register_end_at
+    RETURNING window_start, meter_id, {LINE} AS line
 ), hashed AS (
-    SELECT {windows.closed}, meter_id % $4::integer AS bucket, count(*) AS row_count, {ORDERED_ROWS_SHA256} AS sha256
-    FROM (SELECT * FROM inserted ORDER BY {_AS_ONE_KEY.format("meter_id % $4::integer")}) AS inserted
-    GROUP BY {windows.key}meter_id % $4::integer
+    SELECT {windows.closed}, meter_id % $9::integer AS bucket, count(*) AS row_count, {ORDERED_LINES_SHA256} AS sha256
+    FROM (SELECT * FROM inserted ORDER BY meter_id) AS inserted
+    GROUP BY {windows.key}meter_id % $9::integer
 ), told AS (
     INSERT INTO meter_event (resolution_minutes, window_start, organization_id, meter_id, kind, detail)
     SELECT $1::integer, window_start, organization_id, meter_id, kind, detail FROM event
@@ -62,7 +62,7 @@ WITH known AS MATERIALIZED (
     SELECT $1::integer, window_start, bucket, window_start + {TO_CUT_OFF}, revision, $7::numeric,
            coalesce(row_count, 0), coalesce(sha256, {NO_ROWS_SHA256}), offsets
     FROM hashed
-    FULL JOIN (SELECT DISTINCT window_start, meter_id % $4::integer AS bucket FROM told) AS telling
+    FULL JOIN (SELECT DISTINCT window_start, meter_id % $9::integer AS bucket FROM told) AS telling
         USING (window_start, bucket)
     CROSS JOIN known
     RETURNING row_count

@@ -1,18 +1,21 @@
 """From readings to rows: the common table expressions that closing and verification share, so that both say the same.
 
-Parameters: $1 resolution in minutes, $2 and $3 the range of window starts, at or after and before, $4 the number of
-buckets, $5 the buckets (NULL: all of them, which spares looking at each reading's meter), $6 the grace, $7 the largest
-plausible share of a register's modulus per interval (NULL: as windows were closed before registers counted; pulses
-alone, and overlapping intervals twice). `services.core.counting` says the same of one window at a time.
+Parameters: $1 resolution in minutes, $2 and $3 the range of window starts, at or after and before, $4 the number by
+which meters are divided, $5 the remainders that are meant (NULL: all of them, which spares looking at each reading's
+meter; comparing with one costs less than with several), $6 the grace, $7 the largest plausible share of a register's
+modulus per interval (NULL: as windows were closed before registers counted; pulses alone, and overlapping intervals
+twice). `services.core.counting` says the same of one window at a time.
 """
 
 from typing import NamedTuple
 
-from services.windowing.as_of_sql import as_of
+from services.windowing.as_of_sql import as_of, superseded_as_of
 
 WINDOW_START = "date_bin($1::integer * interval '1 minute', measured_at, timestamptz 'epoch')"
 TO_CUT_OFF = "($1::integer * interval '1 minute' + $6::interval)"
-IN_BUCKETS = "($5::integer[] IS NULL OR meter_id % $4::integer = ANY ($5::integer[]))"
+# What is the same for all readings is decided when the statement is planned.
+IN_BUCKETS = """($5::integer[] IS NULL OR CASE WHEN cardinality($5::integer[]) = 1
+           THEN meter_id % $4::integer = ($5::integer[])[1] ELSE meter_id % $4::integer = ANY ($5::integer[]) END)"""
 IN_RANGE = f"measured_at >= $2::timestamptz AND measured_at < $3::timestamptz AND {IN_BUCKETS}"
 IN_TIME = f"arrived_at <= {WINDOW_START} + {TO_CUT_OFF}"
 
@@ -55,7 +58,7 @@ ONE_WINDOW = Windows(
     "$2::timestamptz",
     "",
     "$2::timestamptz AS window_start",
-    f"arrived_at <= $2::timestamptz + {TO_CUT_OFF}",
+    f"arrived_at <= (SELECT $2::timestamptz + {TO_CUT_OFF})",
     f"""
     SELECT DISTINCT ON (meter_id) meter_id, valid_from, 'infinity'::timestamptz AS valid_until,
            {_CONFIGURATION_COLUMNS}
@@ -64,16 +67,35 @@ ONE_WINDOW = Windows(
     ORDER BY meter_id DESC, valid_from DESC, revision DESC""",  # noqa: S608 - put together from constants
 )
 
+_WH = {
+    "utility IN ('electricity', 'heat')": "units_per_pulse * 1000",
+    "utility = 'gas'": "units_per_pulse * normalization_factor * calorific_value * 1000",
+}
+_VOLUME = {
+    "utility IN ('water', 'air')": "units_per_pulse",
+    "utility = 'gas'": "units_per_pulse * normalization_factor",
+}
+
+
+def _per_pulse(worth: dict[str, str], form: str = "{}") -> str:
+    """Return the CASE of what a pulse is worth, with nothing computed for a utility that has none."""
+    return f"CASE {' '.join(f'WHEN {utility} THEN {form.format(value)}' for utility, value in worth.items())} END"
+
+
 # What a pulse is worth, in Wh and in the unit of the configuration, exactly; NULL where the utility has none.
-WH_PER_PULSE = """CASE
-               WHEN utility IN ('electricity', 'heat') THEN units_per_pulse * 1000
-               WHEN utility = 'gas' THEN units_per_pulse * normalization_factor * calorific_value * 1000
-           END"""
-VOLUME_PER_PULSE = """CASE
-               WHEN utility IN ('water', 'air') THEN units_per_pulse
-               WHEN utility = 'gas' THEN units_per_pulse * normalization_factor
-           END"""
+WH_PER_PULSE = _per_pulse(_WH)
+VOLUME_PER_PULSE = _per_pulse(_VOLUME)
 _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
+
+
+def _sums(windows: Windows, readings: str) -> str:
+    return f"""
+    SELECT {windows.start_of_reading} AS window_start, meter_id, bigint_sum(value) AS total,
+           sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
+           count(*) FILTER (WHERE is_register) AS registers
+    FROM {readings}
+    WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)"""  # noqa: S608 - constants
+
 
 # intervals_present counts the minutes that readings cover in units of what is expected, rounded down, so it equals
 # intervals_expected exactly when the readings cover the window, whatever their own intervals are.
@@ -83,24 +105,28 @@ _INSTANT = """'YYYY-MM-DD"T"HH24:MI:SS"Z"'"""
 
 
 def counting(windows: Windows, known: str, previous: str) -> str:
-    """Return the expressions `as_of_cut_off` to `row` and `event`, for a WITH that begins with `known (revision)`.
+    """Return the expressions `superseded` to `row` and `event`, for a WITH that begins with `known (revision)`.
 
     `known` is the condition under which a version counts. `previous` is a SELECT of meter_id, register_value,
     register_at: where registers stood before $2, NULL in the latter two for meters that then sent pulses.
     """
+    newest = f"(SELECT * FROM reading WHERE {IN_RANGE} AND {known}) AS newest"  # noqa: S608 - constants
+    group = f"\n    GROUP BY {windows.key}meter_id"
     return f"""
-as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
+superseded AS MATERIALIZED ({superseded_as_of(known, IN_RANGE)}
+), as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE, superseded="superseded")}
 ), counted AS MATERIALIZED (
-    SELECT {windows.start_of_reading} AS window_start, meter_id, bigint_sum(value) AS total,
-           sum(interval_minutes) AS covered_minutes, count(*) AS readings, max(interval_minutes) AS longest_minutes,
-           count(*) FILTER (WHERE is_register) AS registers
-    FROM as_of_cut_off
-    WHERE interval_minutes <= $1::integer AND (NOT is_register OR $7::numeric IS NOT NULL)
-    GROUP BY {windows.key}meter_id
+    -- Mostly no reading counts in a superseded version, and then they need not go through a union one by one.
+    {_sums(windows, newest)} AND NOT EXISTS (SELECT FROM superseded){group}
+    UNION ALL
+    {_sums(windows, "as_of_cut_off")} AND EXISTS (SELECT FROM superseded){group}
+), odd AS MATERIALIZED (
+    SELECT *, covered_minutes < readings * longest_minutes AS is_mixed
+    FROM counted WHERE registers > 0 OR covered_minutes < readings * longest_minutes
 ), configuration AS NOT MATERIALIZED ({windows.configurations}
 ), previous AS MATERIALIZED ({previous}
 ), register_meter AS MATERIALIZED (
-    SELECT meter_id FROM counted WHERE registers > 0
+    SELECT meter_id FROM odd WHERE registers > 0
     UNION
     SELECT meter_id FROM previous WHERE register_value IS NOT NULL
 ), dated AS (
@@ -166,19 +192,15 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
                    '1 minute') OVER (PARTITION BY as_of_cut_off.meter_id, window_start
                                      ORDER BY measured_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), false)
                    AS is_inside
-        FROM (SELECT window_start, meter_id FROM counted
-              WHERE covered_minutes < readings * longest_minutes AND $7::numeric IS NOT NULL) AS mixed
+        FROM (SELECT window_start, meter_id FROM odd WHERE is_mixed AND $7::numeric IS NOT NULL) AS mixed
         JOIN as_of_cut_off ON as_of_cut_off.meter_id = mixed.meter_id AND {windows.start_of_reading} = window_start
         WHERE interval_minutes <= $1::integer AND NOT is_register
     ) AS compared
     WHERE is_inside
     GROUP BY window_start, meter_id
-), plain_window AS NOT MATERIALIZED (
-    SELECT window_start, meter_id, total, covered_minutes, covered_minutes < readings * longest_minutes AS is_mixed
-    FROM counted
-    WHERE meter_id NOT IN (SELECT meter_id FROM register_meter)
 ), pulse_window AS (
-    SELECT window_start, meter_id, total, covered_minutes, 0 AS flags FROM plain_window WHERE is_mixed
+    SELECT window_start, meter_id, total, covered_minutes, 0 AS flags FROM odd
+    WHERE is_mixed AND meter_id NOT IN (SELECT meter_id FROM register_meter)
     UNION ALL
     SELECT window_start, meter_id, total - coalesce(register_total, 0), covered_minutes - coalesce(register_minutes, 0),
            CASE WHEN registers = 0 THEN 0 ELSE 8 END
@@ -192,8 +214,8 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
 ), content AS (
     SELECT window_start, meter_id, total AS pulses, covered_minutes, 0 AS flags, NULL::bigint AS register_start,
            NULL::timestamptz AS register_start_at, NULL::bigint AS register_end, NULL::timestamptz AS register_end_at
-    FROM plain_window
-    WHERE NOT is_mixed
+    FROM counted
+    WHERE covered_minutes >= readings * longest_minutes AND meter_id NOT IN (SELECT meter_id FROM register_meter)
     UNION ALL
     SELECT window_start, meter_id, (total - coalesce(overlap.pulses, 0))::bigint AS pulses,
            covered_minutes - coalesce(overlap.minutes, 0) AS covered_minutes,
@@ -210,8 +232,8 @@ as_of_cut_off AS NOT MATERIALIZED ({as_of(known, IN_RANGE)}
     SELECT window_start, content.meter_id, organization_id,
            (covered_minutes * coalesce(intervals_expected, $1::integer) / $1::integer)::smallint AS intervals_present,
            coalesce(intervals_expected, $1::integer)::smallint AS intervals_expected, pulses,
-           trim_scale(pulses * {WH_PER_PULSE}) AS energy_wh,
-           trim_scale(pulses * {VOLUME_PER_PULSE}) AS volume,
+           trim_scale({_per_pulse(_WH, "pulses * ({})")}) AS energy_wh,
+           trim_scale({_per_pulse(_VOLUME, "pulses * ({})")}) AS volume,
            flags::smallint AS flags, register_start, register_start_at, register_end, register_end_at
     FROM content
     JOIN meter USING (meter_id)
@@ -263,11 +285,11 @@ _REST_OF_LINE = """
 # with nothing where there is no value, and where there are flags or registers in addition
 #     |flags|register_start|its instant in seconds since 1970|register_end|its instant
 # of which the last four stand only in rows of registers. trim_scale makes a number's text unique. One concat
-# (which leaves out what is NULL) costs half of as many ||.
-_LINE = f"""concat(
-        meter_id, '|', organization_id, '|', intervals_present, '|', intervals_expected, '|', pulses, '|', energy_wh,
+# (which leaves out what is NULL) costs half of as many ||, and less still where concat_ws writes what separates.
+LINE = f"""concat(
+        concat_ws('|', meter_id, organization_id, intervals_present, intervals_expected, pulses), '|', energy_wh,
         '|', volume, CASE WHEN flags = 0 AND register_end IS NULL THEN '' ELSE {_REST_OF_LINE} END)"""
-ROWS_SHA256 = f"sha256(convert_to(string_agg({_LINE}, E'\\n' ORDER BY meter_id), 'UTF8'))"
-ORDERED_ROWS_SHA256 = f"sha256(convert_to(string_agg({_LINE}, E'\\n'), 'UTF8'))"
-"""As ROWS_SHA256, where the rows of each group come in the order of meter_id, which verification does not rely on."""
+ROWS_SHA256 = f"sha256(convert_to(string_agg({LINE}, E'\\n' ORDER BY meter_id), 'UTF8'))"
+ORDERED_LINES_SHA256 = "sha256(convert_to(string_agg(line, E'\\n'), 'UTF8'))"
+"""As ROWS_SHA256, where the lines of each group come in the order of meter_id, which verification does not rely on."""
 NO_ROWS_SHA256 = "sha256(''::bytea)"

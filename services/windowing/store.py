@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -100,6 +100,18 @@ class Step(NamedTuple):
 
 FORCED_DAYS = 1
 """A chunk that is closed by force spans no more: it is closed as a whole, whether anything is in it or not."""
+
+
+def simplest_classes(buckets: Collection[int], count: int) -> tuple[int, list[int]]:
+    """Return the least divisor, and the remainders, by which the meters of these of `count` buckets can be told.
+
+    Every second bucket is every second meter: one remainder is compared with, not half of the buckets.
+    """
+    for divisor in (number for number in range(1, count) if count % number == 0):
+        remainders = sorted({bucket % divisor for bucket in buckets})
+        if len(remainders) * (count // divisor) == len(buckets):
+            return divisor, remainders
+    return count, sorted(buckets)
 
 
 class WindowStore:
@@ -264,16 +276,18 @@ class WindowStore:
         if chunk.start >= chunk.end:
             return 0, 0
         is_one = chunk.end - chunk.start == timedelta(minutes=resolution)
+        divisor, remainders = simplest_classes(buckets, self._settings.buckets)
         row = await connection.fetchrow(
             CLOSE_ONE if is_one else CLOSE,
             resolution,
             chunk.start,
             chunk.end,
-            self._settings.buckets,
-            None if len(buckets) == self._settings.buckets else buckets,
+            divisor,
+            None if divisor == 1 else remainders,
             self._settings.grace,
             self._settings.register_largest_share_per_interval,
             self._topics,
+            self._settings.buckets,
         )
         assert row is not None  # noqa: S101 - an aggregate always has its row
         return row["windows"], row["rows"]
