@@ -14,9 +14,8 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own: as many as cores. Three on two cores take less time where
-# others use the machine, too: tests wait, and get a larger share.
-JOBS ?= 2
+# Test processes, each with a Kafka and a PostgreSQL of its own: one more than the two cores of CI, since tests wait, too.
+JOBS ?= 3
 
 # Modules are compiled once, not by each of the hundreds of processes that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
