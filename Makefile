@@ -14,7 +14,7 @@ DATABASE ?=
 DATA ?=
 PREFIX ?=
 ARGS ?=
-# Test processes, each with a Kafka and a PostgreSQL of its own: one more than the two cores of CI, since tests wait too.
+# Test processes, each with a Kafka and a PostgreSQL of its own: one more than the two cores of CI, since tests wait, too.
 JOBS ?= 3
 
 # Modules are compiled once, not by each of the hundreds of processes that the tests start.
