@@ -78,7 +78,7 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
     poster = Poster(pool, settings.vault(), means)
     mailer = Mailer(settings)
     notifier = Notifier(pool, mailer, poster, installation_id, clock)
-    notifying = asyncio.create_task(notifier.run(patience))
+    notifying = asyncio.create_task(notifier.run(patience, settings.look_seconds))
     tests = ConnectionTests(name, transport, pool, settings.vault(), clock)
     testing = asyncio.create_task(tests.run(patience))
     health.started()

@@ -17,7 +17,7 @@ from services.platform.postgres import Patience
 
 # A job that fails by a mistake of ours is left alone for so long, so that it does not keep the others from their turn.
 AFTER_OWN_MISTAKE = timedelta(minutes=1)
-# What no event announces (new and edited jobs) is looked for less often.
+# What no event announces (new and edited jobs) is looked for at every second look, and at least so often.
 HOUSEKEEPING_SECONDS = 2.0
 LAST_MOMENTS_SECONDS = 2.0
 
@@ -47,6 +47,7 @@ class Dispatcher:
         self._transport = transport
         self._lease = lease
         self._look_seconds = look_seconds
+        self._housekeeping_seconds = min(HOUSEKEEPING_SECONDS, 2 * look_seconds)
         self._clock = clock
         self._patience = patience
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +72,7 @@ class Dispatcher:
 
     async def _look(self) -> None:
         now = self._clock.now()
-        if time.monotonic() - self._last_housekeeping >= HOUSEKEEPING_SECONDS:
+        if time.monotonic() - self._last_housekeeping >= self._housekeeping_seconds:
             await self._give_ups.honour(now)
             await self._jobs.wake_edited(now)
             if await self._worker.adopt_new_jobs():

@@ -27,7 +27,7 @@ from services.platform.postgres import Patience, Pool, transaction
 CLAIMED_FOR = timedelta(minutes=5)
 POLICY = RetryPolicy(timedelta(seconds=10), timedelta(hours=1))
 GIVEN_UP_AFTER = timedelta(days=3)
-LOOK_SECONDS = 1.0
+LONGEST_LOOK_SECONDS = 1.0
 EMAIL = "email"
 AT_ONCE = 16
 MAILS_AT_ONCE = 8
@@ -106,8 +106,11 @@ class Notifier:
         self._at_work: set[Claimed] = set()
         self._bell = asyncio.Event()
 
-    async def run(self, patience: Patience, look_seconds: float = LOOK_SECONDS) -> None:
-        """Send until told to stop, and end what is under way. A mistake of ours is logged and does not end it."""
+    async def run(self, patience: Patience, look_seconds: float) -> None:
+        """Send until told to stop, and end what is under way. A mistake of ours is logged and does not end it.
+
+        The table is looked into at least every `look_seconds`, and every second.
+        """
         async with asyncio.TaskGroup() as tasks:
             while not patience.stopping.is_set():
                 self._bell.clear()
@@ -120,7 +123,7 @@ class Notifier:
                 except Exception as error:
                     log.exception("notifier_failed", error=repr(error))
                 if claimed is None:
-                    await self._wait(patience.stopping, look_seconds)
+                    await self._wait(patience.stopping, min(look_seconds, LONGEST_LOOK_SECONDS))
                 else:
                     self._at_work.add(claimed)
                     tasks.create_task(self._work(claimed, patience))
