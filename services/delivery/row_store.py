@@ -166,13 +166,26 @@ class RowStore:
         rows: RowRange,
         take: Callable[[bytes], Coroutine[Any, Any, None]],
     ) -> int:
-        """Have the lines of rows given to `take`; return how many there were."""
+        """Have the lines of rows given to `take`; return how many there were. Raises what `take` raises."""
         row_count = 0
+        failures: list[Exception] = []
+
+        async def receive(data: bytes) -> None:
+            # The client must not hear of it: where this was the last data, it would wait for the end of a cancellation
+            # that has nothing left to cancel, until the connection is given up. A piece's rest is soon there.
+            if not failures:
+                try:
+                    await take(data)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failures.append(error)
+
         for query in _lines_queries(run, version, rows):
             limited = f"{query}{rows.row_count - row_count}"
             status = await connection.copy_from_query(
-                limited, output=take, format="text", delimiter=",", null=NOT_APPLICABLE
+                limited, output=receive, format="text", delimiter=",", null=NOT_APPLICABLE
             )
+            if failures:
+                raise failures[0]
             row_count += int(status.split()[-1])
             if row_count == rows.row_count:
                 break
