@@ -23,6 +23,14 @@ WHERE organization_id = $1 AND job_id = $2 AND ($3::timestamptz IS NULL OR slot_
                     AND v.data = 'meters_measurements' AND r.slot_start < k.dropped_until)
 """
 
+# Whoever gave the run up after asking for it to be tried again has the last word.
+_GIVEN_UP_SINCE = """
+SELECT EXISTS (
+    SELECT FROM export_run r JOIN export_request q USING (organization_id, job_id)
+    WHERE r.organization_id = $1 AND r.job_id = $2 AND r.slot_start = $3 AND r.state = 'given_up'
+      AND q.kind = 'give_up' AND q.request_id > $4 AND (q.slot_start = r.slot_start OR r.slot_end <= q.range_end))
+"""
+
 _NOT_RETRIED = """
 SELECT count(*) FROM export_run
 WHERE organization_id = $1 AND job_id = $2 AND ($3::timestamptz IS NULL OR slot_start = $3)
@@ -94,11 +102,14 @@ class RequestStore:
     async def retry(self, claim: Claim, request: Request, now: datetime) -> None:
         """Try a run's parts, or those of all runs that failed or wait, again at once; a run that was given up by name.
 
-        Runs of which retention has dropped rows stay as they were.
+        Runs of which retention has dropped rows stay as they were, and so does a run that was given up since.
         """
         key = (*claim.job, request.slot_start)
         async with transaction(self._pool) as connection:
             health = await hold(connection, claim)
+            if await connection.fetchval(_GIVEN_UP_SINCE, *key, request.request_id):
+                await _done(connection, claim, request, now, 0, "the run was given up since: nothing is sent")
+                return
             await need_rows(connection)
             runs = _count(await connection.execute(_RETRY_RUNS, *key))
             gone = await connection.fetchval(_NOT_RETRIED, *key)

@@ -1,7 +1,7 @@
 """Ingest's wiring: what the loop needs, built once, closed in order."""
 
 import asyncio
-from datetime import timedelta
+from datetime import date, timedelta
 
 import structlog
 
@@ -39,7 +39,9 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
     except Unavailable:
         return
     keep = timedelta(days=settings.raw_retention_days + settings.raw_retention_margin_days)
-    keeping_days = asyncio.create_task(DayKeeper(pool, topics, keep, settings.keep_rejected).run(stopping))
+    known_days: set[date] = set()
+    keeper = DayKeeper(pool, topics, keep, settings.keep_rejected, known_days)
+    keeping_days = asyncio.create_task(keeper.run(stopping))
     standing = Standing(settings.instance)
     telling = asyncio.create_task(standing.run(kafka, pool, topics))
     producer = Producer(kafka, client=settings.instance)
@@ -57,7 +59,7 @@ async def main(settings: IngestSettings, health: Health, stopping: asyncio.Event
             await patience.kafka(consumer.start)
             edges = Edges(
                 consumer,
-                IngestStore(pool),
+                IngestStore(pool, known_days=known_days),
                 Ticker(producer, consumer, ticked),
                 Doorbell(producer, settings.topic(INGEST_PROGRESS), timedelta(seconds=settings.grace_seconds)),
                 standing,

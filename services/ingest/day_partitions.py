@@ -64,16 +64,23 @@ class DayKeeper:
     """Makes the days to come and drops the days that are over. Any number of processes may do so at once."""
 
     def __init__(
-        self, pool: Pool, topics: Iterable[str], keep: timedelta, keep_rejected: timedelta | None = None
+        self,
+        pool: Pool,
+        topics: Iterable[str],
+        keep: timedelta,
+        keep_rejected: timedelta | None = None,
+        known_days: set[date] | None = None,
     ) -> None:
         """`keep`: how far a day must lie behind the clock of arrivals to be dropped.
 
-        `keep_rejected`: how far the arrival of what was refused must; None: that is kept for ever.
+        `keep_rejected`: how far the arrival of what was refused must; None: that is kept for ever. `known_days`: the
+        days whose partitions the process need not ask for; those that are made here are added.
         """
         self._pool = pool
         self._topics = list(topics)
         self._keep = keep
         self._keep_rejected = keep_rejected
+        self._known_days = set() if known_days is None else known_days
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look every hour until told to stop; what did not work is tried again a minute later."""
@@ -96,7 +103,9 @@ class DayKeeper:
             today = clocks.newest.date()
             ahead = [today + timedelta(days=days) for days in range(DAYS_AHEAD + 1)]
             await create_partitions(self._pool, [one for day in ahead for one in day_partitions(day)])
+            self._known_days.update(ahead)
         for day in sorted(self._over(clocks, names)):
+            self._known_days.discard(day)
             async with transaction(self._pool) as connection:
                 await drop_partitions(connection, day_partitions(day), lock_timeout=LOCK_TIMEOUT)
             INGEST_DAYS_DROPPED.inc()

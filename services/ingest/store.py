@@ -131,12 +131,17 @@ async def at_once() -> None:
 class IngestStore:
     """What ingest reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
 
-    def __init__(self, pool: Pool, *, zombie_after: timedelta = timedelta(seconds=10)) -> None:
-        """`zombie_after`: how long an owner that was superseded may keep a partition locked by an open transaction."""
+    def __init__(
+        self, pool: Pool, *, zombie_after: timedelta = timedelta(seconds=10), known_days: set[date] | None = None
+    ) -> None:
+        """`zombie_after`: how long an owner that was superseded may keep a partition locked by an open transaction.
+
+        `known_days`: days whose partitions are there and known to every session, which others add to, too.
+        """
         self._pool = pool
         self._zombie_after = zombie_after
         self._begin_writing = _BEGIN_WRITING.format(milliseconds=zombie_after // MILLISECOND)
-        self._known_days: set[date] = set()
+        self._known_days = set() if known_days is None else known_days
 
     async def claim(
         self, begins: Mapping[Partition, int], owner: str, held: Mapping[Partition, Position] = _NOTHING

@@ -25,13 +25,15 @@ class TimePartition(NamedTuple):
 
 
 # Who is planning while a partition is attached, with the list of partitions in hand that was read before: whoever holds
-# a lock of the parent in a statement that is under way. Planning is over soon, so older statements are past it.
+# a lock of the parent in a statement that is under way. Planning is over soon, so older statements are past it. Of
+# sessions that hide since when (another user's, or track_activities is off) it is not known, so they are waited for.
 _PLANNING = """
 SELECT EXISTS (
     SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND l.relation = ANY ($1::regclass[]) AND l.granted AND a.pid <> pg_backend_pid() AND a.state = 'active'
-      AND a.query_start <= $2 AND a.query_start > $2::timestamptz - $3::interval)
+      AND l.relation = ANY ($1::regclass[]) AND l.granted AND a.pid <> pg_backend_pid()
+      AND (a.state = 'active' AND a.query_start <= $2 AND a.query_start > $2::timestamptz - $3::interval
+           OR a.query_start IS NULL))
 """
 
 

@@ -46,12 +46,14 @@ async def main(settings: WindowingSettings, health: Health, stopping: asyncio.Ev
         await patience.kafka(producer.start)
         await patience.kafka(admin.start)
         topics = tuple(settings.topic(name) for name in READING_TOPICS)
-        store = WindowStore(pool, settings, topics)
+        known_partitions: set[str] = set()
+        store = WindowStore(pool, settings, topics, known_partitions)
         await patience.postgres(store.frontiers)
         closer = Closer(settings, store, producer, patience)
         looker = Looker(settings, store, admin, producer, closer, patience)
         health.started()
-        keeping = asyncio.create_task(MeasurementKeeper(pool, settings.keep).run(stopping))
+        keeper = MeasurementKeeper(pool, settings.keep, known_partitions)
+        keeping = asyncio.create_task(keeper.run(stopping))
         await Windowing(settings, admin, closer, looker, patience).run()
     except Unavailable:
         # Only a stop ends our patience: there is nothing left to do for this process.

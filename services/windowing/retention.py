@@ -97,10 +97,16 @@ def divide(over: list[TimePartition], needed_from: datetime | None, job_id: int 
 class MeasurementKeeper:
     """Makes the partitions to come and drops those that are over. Any number of processes may do so at once."""
 
-    def __init__(self, pool: Pool, keep: Mapping[int, timedelta | None]) -> None:
-        """`keep`: how far the end of a partition must lie behind the closed windows, by resolution; None: for ever."""
+    def __init__(
+        self, pool: Pool, keep: Mapping[int, timedelta | None], known_partitions: set[str] | None = None
+    ) -> None:
+        """`keep`: how far the end of a partition must lie behind the closed windows, by resolution; None: for ever.
+
+        `known_partitions`: those that the process need not ask for; those that are made here are added.
+        """
         self._pool = pool
         self._keep = keep
+        self._known_partitions = set() if known_partitions is None else known_partitions
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look every hour until told to stop; what did not work is tried again a minute later."""
@@ -130,6 +136,7 @@ class MeasurementKeeper:
     async def _look_at(self, resolution: int, keep: timedelta | None, closed_until: datetime) -> None:
         ahead = {partition_of(resolution, closed_until + timedelta(days=days)) for days in range(DAYS_AHEAD + 1)}
         await create_partitions(self._pool, sorted(ahead))
+        self._known_partitions.update(part.name for part in ahead)
         while True:
             async with transaction(self._pool) as connection:
                 await judge_needs(connection)

@@ -117,12 +117,19 @@ def simplest_classes(buckets: Collection[int], count: int) -> tuple[int, list[in
 class WindowStore:
     """What windowing reads and writes in PostgreSQL. Every method raises Unavailable while the server is away."""
 
-    def __init__(self, pool: Pool, settings: WindowingSettings, reading_topics: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        settings: WindowingSettings,
+        reading_topics: tuple[str, ...],
+        known_partitions: set[str] | None = None,
+    ) -> None:
+        """`known_partitions`: those that are there and known to every session, to which others add, too."""
         self._pool = pool
         self._settings = settings
         self._topics = list(reading_topics)
         self._logger_topic = next(topic for topic in reading_topics if topic.endswith(READINGS_LOGGER))
-        self._known_partitions: set[str] = set()
+        self._known_partitions = set() if known_partitions is None else known_partitions
         self._last_rows = 0
 
     async def progress(self) -> dict[Partition, Progress]:

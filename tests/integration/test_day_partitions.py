@@ -116,6 +116,30 @@ async def test_a_reading_for_a_day_that_was_dropped_gets_a_new_one(pool: Pool, i
         await pool.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
 
 
+async def test_nobody_waits_for_a_day_that_was_made_ahead(pool: Pool, database_url: str) -> None:
+    """Whatever is done to the tables then, an ANALYZE, say, which shuts out all that changes them."""
+    await some_days(pool)
+    known_days: set[date] = set()
+    await DayKeeper(pool, [TOPIC], KEEP, known_days=known_days).look()
+    store = IngestStore(pool, known_days=known_days)
+    position = (await store.claim({(TOPIC, 0): 1}, "me"))[TOPIC, 0]
+    tomorrow = NOW + timedelta(days=1)
+    versions = Columns.of_versions(
+        [ReadingVersion(tomorrow, tomorrow, 5, position.next_offset, 1, 0, 0, 0, 1, 1, False)]
+    )
+    after = Position(position.epoch, position.next_offset + 1, tomorrow, tomorrow)
+    batch = Batch(versions, [], [Advance(TOPIC, 0, position.epoch, position.next_offset, after, 1, 0)])
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE reading, reading_superseded IN SHARE UPDATE EXCLUSIVE MODE")
+            async with asyncio.timeout(10):
+                await store.store(batch, await encode_plan(merge_everything(versions)))
+    finally:
+        await other.close()
+    assert await pool.fetchval("SELECT array_agg(value) FROM reading") == [5]
+
+
 async def test_days_are_kept_again_once_the_database_is_mended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a table's name or a right was taken away: keeping the days must not end for good."""
     monkeypatch.setattr(day_partitions_module, "AGAIN_SECONDS", 0.05)

@@ -131,6 +131,26 @@ async def test_a_run_that_was_given_up_is_sent_after_all_where_it_is_named_and_i
     assert windows(receiver) == ["09:00-10:00"]
 
 
+async def test_a_run_that_is_given_up_before_its_retry_has_its_turn_is_not_sent(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
+) -> None:
+    """A give-up needs no turn of the job, a retry does, and may wait long for it."""
+    job_id = await failed_runs(exports, receiver, to, until_hour=10)
+    receiver.otherwise = status(200)
+    retries = [await request_retry(pool, 1, job_id, at(hour), asker()) for hour in (8, 9)]
+    await request_give_up(pool, 1, job_id, at(8), None, asker())
+    await request_give_up(pool, 1, job_id, None, at(10), asker())
+    await GiveUps(pool, "https").honour(SystemClock().now())
+    async with delivering(exports.url):
+        for retry in retries:
+            assert await until_done(pool, job_id, retry) == "the run was given up since: nothing is sent"
+        assert await exports.states(job_id) == ["given_up", "given_up"]
+        # Who asks once more has the last word again.
+        await request_retry(pool, 1, job_id, at(9), asker())
+        await until_states(exports, job_id, ["given_up", "delivered"])
+    assert windows(receiver) == ["09:00-10:00"]
+
+
 async def test_the_chain_of_manifests_names_the_run_that_was_given_up(
     exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
 ) -> None:

@@ -1,5 +1,6 @@
 """Closed windows are kept as long as the settings say, and no run loses its rows by it. On a real PostgreSQL."""
 
+import asyncio
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,12 +19,14 @@ from services.platform.errors import Unavailable
 from services.platform.metrics import REGISTRY
 from services.platform.postgres import Pool, transaction
 from services.platform.settings import load
+from services.windowing.announcements import BucketKey
 from services.windowing.retention import MeasurementKeeper
 from services.windowing.retention_queries import Retention, retentions
 from services.windowing.settings import WindowingSettings
 from services.windowing.status_queries import Standing
+from services.windowing.store import WindowStore
 from tests.integration.test_verification import store_all_offsets
-from tests.support.closing import MINUTE, T0, UTILITIES, begin, close_all, seed_meters, store_versions, version
+from tests.support.closing import MINUTE, T0, TOPICS, UTILITIES, begin, close_all, seed_meters, store_versions, version
 from tests.support.command import Meterpost
 
 DAY = timedelta(days=1)
@@ -109,6 +112,26 @@ def test_what_the_settings_say_unless_told_otherwise() -> None:
 async def test_nothing_happens_before_the_first_window_was_closed(pool: Pool) -> None:
     assert not await MeasurementKeeper(pool, KEEP).look()
     assert [await days_of(pool, resolution) for resolution in RESOLUTIONS_MINUTES] == [[], [], [], []]
+
+
+async def test_nobody_waits_for_a_partition_that_was_made_ahead(pool: Pool, database_url: str) -> None:
+    """Whatever is done to the tables then, an ANALYZE, say, which shuts out all that changes them."""
+    await five_days(pool, database_url)
+    known: set[str] = set()
+    await MeasurementKeeper(pool, KEEP, known).look()
+    tomorrow = MIDNIGHT + 6 * DAY
+    await store_versions(database_url, [version(1, tomorrow, 7)])
+    await pool.execute("UPDATE ingest_progress SET watermark = $1", tomorrow + DAY)
+    store = WindowStore(pool, load(WindowingSettings), TOPICS, known)
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE measurement_1m IN SHARE UPDATE EXCLUSIVE MODE")
+            async with asyncio.timeout(10):
+                assert await store.advance(BucketKey(1, 0), tomorrow + MINUTE) == tomorrow + MINUTE
+    finally:
+        await other.close()
+    assert await pool.fetchval("SELECT pulses FROM measurement_1m WHERE window_start = $1", tomorrow) == 7
 
 
 async def test_each_resolution_is_made_ahead_and_dropped_by_its_own_time(pool: Pool, database_url: str) -> None:

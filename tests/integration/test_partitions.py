@@ -91,11 +91,14 @@ async def test_whoever_reads_while_partitions_are_made_finds_their_rows(
         assert [await count(reader, begin) for reader in readers] == [2 * AT_ONCE] * READERS, number
 
 
+@pytest.mark.parametrize("tracked", ["on", "off"])
 async def test_partitions_are_told_of_only_when_nobody_plans_without_them(
-    pool: Pool, readers: list["asyncpg.Connection[asyncpg.Record]"]
+    pool: Pool, readers: list["asyncpg.Connection[asyncpg.Record]"], tracked: str
 ) -> None:
+    """A session of which nobody sees what it does, as of another user, may be planning, too."""
     await make(pool, 0, 1)
     one, looking = readers[0], readers[1]
+    await one.execute(f"SET track_activities = {tracked}")
     reading = asyncio.create_task(one.execute("SELECT count(*), pg_sleep(0.7) FROM reading"))
 
     async def is_reading() -> bool:
