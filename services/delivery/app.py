@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.core.retry import RetryPolicy
+from services.delivery.catalog_changes import CatalogChanges
 from services.delivery.catalog_parts import CatalogStore
 from services.delivery.circuits import Circuits
 from services.delivery.connection_tests import ConnectionTests
@@ -61,8 +62,12 @@ async def deliver(name: str, settings: DeliverySettings, health: Health, stoppin
         timedelta(minutes=settings.failing_minutes),
         settings.failed_runs,
     )
+    changes = CatalogChanges(pool)
     stores = Stores(
-        JobStore(pool, name, settings.instance, rules), RunStore(pool, rules), RowStore(pool), IntervalCounts(pool)
+        JobStore(pool, name, settings.instance, rules),
+        RunStore(pool, rules),
+        RowStore(pool, changes=changes),
+        IntervalCounts(pool, changes=changes),
     )
     try:
         installation_id = await patience.postgres(stores.runs.installation_id)

@@ -8,6 +8,7 @@ from itertools import accumulate, compress, repeat
 from typing import NamedTuple
 
 from services.core.schedule import Slot
+from services.delivery.catalog_changes import CatalogChanges
 from services.delivery.model import Run, Version
 from services.delivery.roster import Roster
 from services.platform.postgres import Pool, transaction
@@ -149,8 +150,9 @@ class _Key(NamedTuple):
 class IntervalCounts:
     """Asks the catalog, and remembers: what is known at a catalog revision never changes."""
 
-    def __init__(self, pool: Pool, most_meters: int = MOST_METERS) -> None:
+    def __init__(self, pool: Pool, most_meters: int = MOST_METERS, changes: CatalogChanges | None = None) -> None:
         self._pool = pool
+        self._changes = changes or CatalogChanges(pool)
         self._most_meters = most_meters
         self._turn = asyncio.Semaphore(ASKED_AT_ONCE)
         self._asked: OrderedDict[_Key, asyncio.Task[Expected]] = OrderedDict()
@@ -162,7 +164,8 @@ class IntervalCounts:
         start = datetime.combine(run.slot.start.astimezone(UTC), time(), UTC)
         days = -((start - run.slot.end) // timedelta(days=1))
         span = start, start + timedelta(days=days)
-        key = _Key(run.job.organization_id, version.resolution_minutes, *span, run.catalog_revision, sites)
+        revision = await self._changes.same_as(run)
+        key = _Key(run.job.organization_id, version.resolution_minutes, *span, revision, sites)
         asking = self._asked.get(key)
         if asking is None:
             asking = self._asked[key] = asyncio.create_task(self._ask(key))

@@ -84,7 +84,10 @@ class Sheet:
 
 
 class NameSheets:
-    """Sheets by organization and catalog revision, the most recently used ones."""
+    """Sheets by organization and catalog revision, the most recently used ones.
+
+    Where runs say the revision in which their organization's catalog last changed, sheets outlive changes of others'.
+    """
 
     def __init__(self, most_remembered: int = MOST_REMEMBERED) -> None:
         self._most_remembered = most_remembered

@@ -11,6 +11,7 @@ from services.core.conversion import MINUTES_PER_HOUR
 from services.core.manifest import Completeness
 from services.core.parts import PartFormat
 from services.core.records import NOT_APPLICABLE
+from services.delivery.catalog_changes import CatalogChanges
 from services.delivery.closed_units import ClosedUnits
 from services.delivery.model import RowRange, Run, Version
 from services.delivery.name_sheets import NameSheets
@@ -90,8 +91,9 @@ TakeLines = Callable[[Taken], Awaitable[int]]
 class RowStore:
     """Reads the rows of runs, in the order of (time, meter)."""
 
-    def __init__(self, pool: Pool, sheets: NameSheets | None = None) -> None:
+    def __init__(self, pool: Pool, sheets: NameSheets | None = None, changes: CatalogChanges | None = None) -> None:
         self._pool = pool
+        self._changes = changes or CatalogChanges(pool)
         self._sheets = sheets or NameSheets()
         self._units = ClosedUnits()
 
@@ -142,12 +144,13 @@ class RowStore:
         if corrected is None:
             async with transaction(self._pool) as connection:
                 corrected = await units.corrected(connection, run, version)
+        named = run._replace(catalog_revision=await self._changes.same_as(run))
         for at, first, end in block.windows():
             meters = block.meters(first, end)
-            around = sheets.known(run, version, part_format.layout, at, meters)
+            around = sheets.known(named, version, part_format.layout, at, meters)
             if around is None:
                 async with transaction(self._pool) as connection:
-                    around = await sheets.around(connection, run, version, part_format.layout, at, meters)
+                    around = await sheets.around(connection, named, version, part_format.layout, at, meters)
             if corrected:
                 async with transaction(self._pool) as connection:
                     layout = part_format.layout
@@ -163,13 +166,26 @@ class RowStore:
         rows: RowRange,
         take: Callable[[bytes], Coroutine[Any, Any, None]],
     ) -> int:
-        """Have the lines of rows given to `take`; return how many there were."""
+        """Have the lines of rows given to `take`; return how many there were. Raises what `take` raises."""
         row_count = 0
+        failures: list[Exception] = []
+
+        async def receive(data: bytes) -> None:
+            # The client must not hear of it: where this was the last data, it would wait for the end of a cancellation
+            # that has nothing left to cancel, until the connection is given up. A piece's rest is soon there.
+            if not failures:
+                try:
+                    await take(data)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failures.append(error)
+
         for query in _lines_queries(run, version, rows):
             limited = f"{query}{rows.row_count - row_count}"
             status = await connection.copy_from_query(
-                limited, output=take, format="text", delimiter=",", null=NOT_APPLICABLE
+                limited, output=receive, format="text", delimiter=",", null=NOT_APPLICABLE
             )
+            if failures:
+                raise failures[0]
             row_count += int(status.split()[-1])
             if row_count == rows.row_count:
                 break

@@ -109,7 +109,7 @@ async def test_it_is_what_the_database_counts(exports: Exports, pool: Pool, seed
     assert True in kinds
 
 
-async def test_the_catalog_is_asked_once_a_day_and_revision(exports: Exports, pool: Pool) -> None:
+async def test_the_catalog_is_asked_once_a_day_and_change_of_the_organizations(exports: Exports, pool: Pool) -> None:
     await exports.seed(meters=2)
     await report(exports)
     await exports.close_windows(15, at(8), at(10))
@@ -118,6 +118,7 @@ async def test_the_catalog_is_asked_once_a_day_and_revision(exports: Exports, po
     first = await asyncio.gather(*(count(pool, counts, *run) for run in runs * 3))
     await exports.execute("DELETE FROM input_attachment")
     assert [await count(pool, counts, *run) for run in runs] * 3 == first == [Intervals(120, 120, 0)] * 6
+    await exports.execute("INSERT INTO input_attachment VALUES ('LG-1', 1, '-infinity', 2, NULL)")
     assert await count(pool, counts, *run_of(at(8), at(9), None, revision=2)) == Intervals(0, 0, 0)
     assert await count(pool, IntervalCounts(pool), *runs[0]) == Intervals(0, 0, 0)
 

@@ -234,8 +234,13 @@ async def test_a_missing_name_found_on_the_way_leaves_a_sound_pool(exports: Expo
         one_row = csv_format("\n", defuse=True)._replace(max_rows=1)
         freezer = Freezer(RowStore(pool), CatalogStore(pool), AnyFormat(one_row), at_once=1)
         tally = await IntervalCounts(pool).tally(run, version)
+        sessions = "SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        before: set[int] | None = None
         for _again in range(12):
             with pytest.raises(OperatorNeeded, match="no name for site 2"):
                 await freezer.parts(run, version, tally)
+            before = before or set(await pool.fetchval(sessions))
+        assert before is not None
+        assert before <= set(await pool.fetchval(sessions)), "a connection was given up"
         await exports.execute("INSERT INTO site_description VALUES (2, '-infinity', 1, 'Two', 'UTC')")
         assert len(await freezer.parts(run, version, tally)) == 12
