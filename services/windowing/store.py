@@ -2,22 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import asyncpg
 import structlog
 
 from services.core.times import floor_to
 from services.core.windows import RESOLUTIONS_MINUTES, due_until, platform_watermark
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded
+from services.platform.errors import OperatorNeeded, Unavailable
 from services.platform.kafka import Partition
 from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED, WINDOWS_FORCED
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 from services.platform.topics import READINGS_LOGGER
 from services.windowing.announcements import BucketKey
+from services.windowing.bucket_classes import simplest_classes
 from services.windowing.closing_sql import CLOSE, CLOSE_ONE, PLAN_FOR_THE_RANGE
 from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces
 from services.windowing.measurement_partitions import partition_of
@@ -100,18 +102,6 @@ class Step(NamedTuple):
 
 FORCED_DAYS = 1
 """A chunk that is closed by force spans no more: it is closed as a whole, whether anything is in it or not."""
-
-
-def simplest_classes(buckets: Collection[int], count: int) -> tuple[int, list[int]]:
-    """Return the least divisor, and the remainders, by which the meters of these of `count` buckets can be told.
-
-    Every second bucket is every second meter: one remainder is compared with, not half of the buckets.
-    """
-    for divisor in (number for number in range(1, count) if count % number == 0):
-        remainders = sorted({bucket % divisor for bucket in buckets})
-        if len(remainders) * (count // divisor) == len(buckets):
-            return divisor, remainders
-    return count, sorted(buckets)
 
 
 class WindowStore:
@@ -213,6 +203,10 @@ class WindowStore:
             *(self._close_share(key, step, step.chunk, share) for share in self._shares(key)), return_exceptions=True
         )
         for result in results:
+            if isinstance(result, asyncpg.CheckViolationError) and result.constraint_name is None:
+                # The partition for a row was taken for there, and is not; what was not closed is closed next time.
+                self._known_partitions.clear()
+                raise Unavailable(f"PostgreSQL has no partition for a row of a closed window: {result}") from result
             if isinstance(result, BaseException):
                 raise result
         reached = results[0]

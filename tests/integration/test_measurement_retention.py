@@ -20,6 +20,7 @@ from services.platform.metrics import REGISTRY
 from services.platform.postgres import Pool, transaction
 from services.platform.settings import load
 from services.windowing.announcements import BucketKey
+from services.windowing.measurement_partitions import partition_of
 from services.windowing.retention import MeasurementKeeper
 from services.windowing.retention_queries import Retention, retentions
 from services.windowing.settings import WindowingSettings
@@ -132,6 +133,22 @@ async def test_nobody_waits_for_a_partition_that_was_made_ahead(pool: Pool, data
     finally:
         await other.close()
     assert await pool.fetchval("SELECT pulses FROM measurement_1m WHERE window_start = $1", tomorrow) == 7
+
+
+async def test_a_partition_that_is_gone_is_made_again_and_nothing_is_closed_without_it(
+    pool: Pool, database_url: str
+) -> None:
+    await five_days(pool, database_url)
+    tomorrow = MIDNIGHT + 6 * DAY
+    await store_versions(database_url, [version(1, tomorrow, 7), version(1, tomorrow + MINUTE, 8)])
+    await pool.execute("UPDATE ingest_progress SET watermark = $1", tomorrow + DAY)
+    store = WindowStore(pool, load(WindowingSettings), TOPICS)
+    assert await store.advance(BucketKey(1, 0), tomorrow + MINUTE) == tomorrow + MINUTE
+    await pool.execute(f"DROP TABLE {partition_of(1, tomorrow).name}")
+    with pytest.raises(Unavailable, match="no partition"):
+        await store.advance(BucketKey(1, 0), tomorrow + 2 * MINUTE)
+    assert await store.advance(BucketKey(1, 0), tomorrow + 2 * MINUTE) == tomorrow + 2 * MINUTE
+    assert await pool.fetchval("SELECT array_agg(pulses) FROM measurement_1m WHERE window_start >= $1", tomorrow) == [8]
 
 
 async def test_each_resolution_is_made_ahead_and_dropped_by_its_own_time(pool: Pool, database_url: str) -> None:

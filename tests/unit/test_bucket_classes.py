@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.windowing.store import simplest_classes
+from services.windowing.bucket_classes import simplest_classes
 
 
 @given(
