@@ -73,20 +73,21 @@ async def open_link(
     _signer(vault).check(token, (organization_id, export_id), now)
     async with transaction(pool) as connection:
         export = await find_export(connection, organization_id, export_id)
-    return download_of(organization_id, export, now)
+    return download_of(export, now)
 
 
-def download_of(organization_id: int, export: ManualExport, now: datetime) -> Download:
+def download_of(export: ManualExport, now: datetime) -> Download:
     """Return a finished export's file, for whoever may see it anyway. Raises NotDownloadableError."""
     _refuse_without_file(export, now)
     assert export.byte_count is not None  # noqa: S101 - it has a file
     assert export.sha256 is not None  # noqa: S101 - as above
+    assert export.object_name is not None  # noqa: S101 - as above
     return Download(
         export.file_name,
         export.byte_count,
         export.sha256,
         _MEDIA_TYPES[export.wanted.format.value],
-        f"{organization_id}/{export.export_id}/{export.file_name}",
+        export.object_name,
     )
 
 

@@ -57,6 +57,8 @@ class ManualExport(NamedTuple):
     expires_at: datetime | None
     problem_code: str | None
     problem: str | None
+    object_name: str | None
+    """Of the file in the store, once it is complete."""
 
     @property
     def file_name(self) -> str:
@@ -80,7 +82,7 @@ SELECT export_id, requested_by, requested_at, range_start, range_end, resolution
        cancelled_at IS NOT NULL AND state IS NOT DISTINCT FROM 'running' AS is_cancelling,
        coalesce(position, range_start) AS position, coalesce(row_count, 0) AS row_count, byte_count, sha256, started_at,
        coalesce(finished_at, CASE WHEN state IS NULL THEN cancelled_at END) AS finished_at, expires_at, problem_code,
-       problem
+       problem, object_key
 FROM manual_export e LEFT JOIN manual_export_progress p USING (organization_id, export_id)
 """
 _UNFINISHED = """

@@ -140,6 +140,7 @@ def _export(shown: dict[str, Any]) -> ManualExport:
         expires_at=None if file is None else _maybe(file["kept_until"]),
         problem_code=shown["problem_code"],
         problem=shown["problem"],
+        object_name=None,
     )
 
 

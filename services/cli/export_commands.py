@@ -174,7 +174,7 @@ async def download(
     async with session.pool() as pool, transaction(pool) as connection:
         organization = (await session.organization(connection)).organization_id
         export = await find_export(connection, organization, export_id)
-    wanted = download_of(organization, export, wall_clock().now())
+    wanted = download_of(export, wall_clock().now())
     target = check_target(output, wanted.file_name, overwrite=overwrite)
     objects = await asyncio.to_thread(session.places.export_store)
     partial = target.with_name(target.name + ".partial")

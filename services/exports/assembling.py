@@ -7,8 +7,8 @@ from contextlib import closing
 from queue import SimpleQueue
 from threading import Event
 
-from services.core.manual_export import ExportFormat, file_name
-from services.exports.model import Chunk, Export, File
+from services.core.manual_export import ExportFormat
+from services.exports.model import Chunk, Claim, Export, File, Key
 from services.exports.parquet import join_parquet, to_parquet
 from services.exports.rows_sql import CSV_HEAD
 from services.platform.crash_points import crash_point
@@ -52,12 +52,18 @@ class Chunks:
         return self._queue.get()
 
 
-def assemble(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event) -> File:
+def assemble(store: ObjectStore, claim: Claim, export: Export, chunks: Chunks, stopping: Event) -> File:
     """Write the file; it appears when it is complete. The same chunks give the same bytes.
+
+    It lies under the claim's epoch, so whoever was taken over and wakes up touches nothing of the new owner's, and
+    what such a one left takes up no room.
 
     Raises ChunkBrokenError, AssemblyStopped after `stopping` is set, Unavailable and UserError as the store does.
     """
-    name = f"{export.folder}/{file_name(export.wanted, export.key.export_id)}"
+    for epoch in file_epochs(store, claim.key):
+        if epoch < claim.epoch:
+            store.remove_all(f"{claim.key.files}/{epoch}")
+    name = export.object_name(claim.epoch)
     with store.writer(name) as writer, closing(_verified(store, export, chunks, stopping)) as pieces:
         sink = _Hashing(writer)
         if export.format is ExportFormat.PARQUET:
@@ -68,6 +74,11 @@ def assemble(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event
                 sink.write(piece)
         crash_point("exports.before_file")
     return File(name, sink.byte_count, sink.digest.digest())
+
+
+def file_epochs(store: ObjectStore, key: Key) -> list[int]:
+    """Return the epochs of those who began or completed the file."""
+    return [int(name) for name in store.folders(key.files)]
 
 
 def _verified(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event) -> Generator[bytes]:

@@ -5,20 +5,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from services.exports.assembling import Chunks, assemble
-from services.exports.model import Chunk, Export, File
+from services.exports.model import Chunk, Claim, Export, File
 from services.platform.objects import ObjectStore
 
 
 class Feeding:
     """Writes the file in a thread of its own, as far as chunks have come. Whoever begins it closes it."""
 
-    def __init__(self, objects: ObjectStore, export: Export) -> None:
+    def __init__(self, objects: ObjectStore, claim: Claim, export: Export) -> None:
         self._chunks = Chunks()
         self._stopping = threading.Event()
         # Not one of the threads that all share: it waits, and others of them put the chunks that it waits for.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="export-file")
         loop = asyncio.get_running_loop()
-        self._file = loop.run_in_executor(self._thread, assemble, objects, export, self._chunks, self._stopping)
+        self._file = loop.run_in_executor(self._thread, assemble, objects, claim, export, self._chunks, self._stopping)
 
     def add(self, chunk: Chunk) -> None:
         """Let a chunk follow that is in the store; in their order."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from services.core.manual_export import ExportFormat, WantedExport
+from services.core.manual_export import ExportFormat, WantedExport, file_name
 
 
 class Key(NamedTuple):
@@ -12,6 +12,21 @@ class Key(NamedTuple):
 
     organization_id: int
     export_id: int
+
+    @property
+    def folder(self) -> str:
+        """Where everything of the export lies in the store."""
+        return f"{self.organization_id}/{self.export_id}"
+
+    @property
+    def chunks(self) -> str:
+        """Where its chunks lie."""
+        return f"{self.folder}/chunks"
+
+    @property
+    def files(self) -> str:
+        """Where its file lies, in a folder that is called like the epoch of whom wrote it."""
+        return f"{self.folder}/file"
 
 
 class Claim(NamedTuple):
@@ -46,14 +61,13 @@ class Export(NamedTuple):
         """How the file is written."""
         return self.wanted.format
 
-    @property
-    def folder(self) -> str:
-        """Where everything of this export lies in the store."""
-        return f"{self.key.organization_id}/{self.key.export_id}"
+    def object_name(self, epoch: int) -> str:
+        """Return the name of the file in the store. Under its epoch, as a chunk."""
+        return f"{self.key.files}/{epoch}/{file_name(self.wanted, self.key.export_id)}"
 
     def chunk_name(self, chunk: int, epoch: int) -> str:
         """Return the name of a chunk. Under its epoch, so that a zombie writes over nobody's."""
-        return f"{self.folder}/chunks/{chunk:07d}-{epoch}"
+        return f"{self.key.chunks}/{chunk:07d}-{epoch}"
 
 
 class Chunk(NamedTuple):

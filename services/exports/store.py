@@ -241,14 +241,14 @@ class ExportStore:
             raise Superseded("somebody else works on the export")
         return count
 
-    async def with_leftovers(self) -> list[Key]:
-        """Return the exports that are over and of which chunks are left."""
+    async def with_leftovers(self) -> list[tuple[Key, str | None]]:
+        """Return the exports that are over and of which chunks are left, with the name of their finished file."""
         async with transaction(self._pool) as connection:
             rows = await connection.fetch(
-                "SELECT DISTINCT organization_id, export_id FROM manual_export_chunk "
+                "SELECT DISTINCT organization_id, export_id, object_key FROM manual_export_chunk "
                 "JOIN manual_export_progress USING (organization_id, export_id) WHERE state <> 'running' LIMIT 100"
             )
-        return [Key(*row) for row in rows]
+        return [(Key(row["organization_id"], row["export_id"]), row["object_key"]) for row in rows]
 
     async def forget_chunks(self, key: Key) -> None:
         """Note that no chunk is left in the store."""

@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from services.exports.assembling import file_epochs
 from services.exports.model import Key
 from services.exports.store import ExportStore
 from services.platform.clock import Clock
@@ -35,14 +36,18 @@ class Sweeper:
     async def sweep(self) -> None:
         """Remove what is due. The store first, the tables then, so that nothing is ever forgotten there."""
         for key in await self._store.expired(self._clock.now()):
-            await asyncio.to_thread(self._objects.remove_all, _folder(key))
+            await asyncio.to_thread(self._objects.remove_all, key.folder)
             await self._store.removed(key)
             EXPORT_FILES_REMOVED.inc()
             log.info("export_removed", export=key.export_id)
-        for key in await self._store.with_leftovers():
-            await asyncio.to_thread(self._objects.remove_all, f"{_folder(key)}/chunks")
+        for key, object_name in await self._store.with_leftovers():
+            await asyncio.to_thread(self._keep_alone, key, object_name)
             await self._store.forget_chunks(key)
 
-
-def _folder(key: Key) -> str:
-    return f"{key.organization_id}/{key.export_id}"
+    def _keep_alone(self, key: Key, object_name: str | None) -> None:
+        """Remove all of an export but the finished file: chunks, and what was begun by those who did not finish it."""
+        self._objects.remove_all(key.chunks)
+        for epoch in file_epochs(self._objects, key):
+            folder = f"{key.files}/{epoch}"
+            if object_name is None or not object_name.startswith(f"{folder}/"):
+                self._objects.remove_all(folder)

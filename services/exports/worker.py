@@ -144,7 +144,7 @@ class Worker:
     async def _feed(self, claim: Claim, export: Export) -> Feeding:
         """Begin the file with the chunks that are recorded."""
         chunks = await self._store.chunks(claim)
-        feeding = Feeding(self._objects, export)
+        feeding = Feeding(self._objects, claim, export)
         for chunk in chunks:
             feeding.add(chunk)
         return feeding
@@ -165,7 +165,12 @@ class Worker:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
         now = self._clock.now()
-        await self._store.finish(claim, file, now, now + self._limits.kept)
+        try:
+            await self._store.finish(claim, file, now, now + self._limits.kept)
+        except Superseded:
+            # The file is nobody's. It lies under our own epoch.
+            await asyncio.to_thread(self._objects.remove_all, f"{claim.key.files}/{claim.epoch}")
+            raise
         EXPORTS.labels("done").inc()
         log.info("export_done", export=claim.key.export_id, rows=export.row_count, bytes=file.byte_count)
 

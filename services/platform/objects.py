@@ -98,6 +98,12 @@ class ObjectStore:
                 yield bytes(obstore.get_range(self._store, _checked(name), start=start, end=piece))
                 start = piece
 
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder; of what is not there, none."""
+        with _translated(folder):
+            found = obstore.list_with_delimiter(self._store, _checked(folder))["common_prefixes"]
+        return [name.rstrip("/").rpartition("/")[2] for name in found]
+
     def remove_all(self, folder: str) -> int:
         """Remove every object below `folder`; return how many there were. What is gone already is no error.
 

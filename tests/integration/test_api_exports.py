@@ -123,7 +123,7 @@ async def test_head_says_what_get_would_answer(api: Api, exporting: Exporting, e
     assert (await api.call("HEAD", location)).status == 405
     allowed = await api.call("PUT", path)
     assert (allowed.status, allowed.headers["Allow"]) == (405, "GET, HEAD")
-    file = exporting.folder / f"1/{shown['export_id']}/{shown['file']['name']}"
+    file = await exporting.path(shown["export_id"])
     file.write_bytes(whole.content[:-1])
     assert (await api.call("HEAD", path)).status == 410
     file.unlink()
@@ -154,7 +154,7 @@ async def test_a_link_opens_its_file_alone_and_only_in_its_time(api: Api, export
     late = f"{head}={signer.sign((1, export_id), a_minute_ago)}"
     assert await refused(late) == (403, "link_expired")
     # Once the file is gone, a new link would not help: 410, whether the link's time is over or the store is faster.
-    (exporting.folder / f"1/{export_id}/{shown['file']['name']}").unlink()
+    (await exporting.path(export_id)).unlink()
     assert await refused(path) == (410, "gone")
     exporting.clock.ahead = timedelta(hours=49)  # type: ignore[attr-defined] # the fixture's clock can be turned
     await exporting.sweeper.sweep()

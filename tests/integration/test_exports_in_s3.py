@@ -112,7 +112,7 @@ async def test_from_the_request_to_the_file_to_its_removal(
         assert file.content == rendered(expected, ExportFormat.CSV)
     part = await api.get(path_of(shown), Range="bytes=100-199")
     assert (part.status, part.content) == (206, file.content[100:200])
-    name = f"meterpost/exports/1/{shown['export_id']}/{shown['file']['name']}"
+    name = f"meterpost/exports/1/{shown['export_id']}/file/1/{shown['file']['name']}"
 
     async def file_alone() -> bool:
         return s3.names() == [name]

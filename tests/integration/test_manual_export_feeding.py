@@ -62,7 +62,7 @@ async def test_fed_chunk_by_chunk_the_file_has_the_same_bytes(
 ) -> None:
     undisturbed = await exporting.file(WANTED._replace(format=export_format), chunk_minutes=20)
     claim, export = await begin(exporting, export_format)
-    feeding = Feeding(exporting.objects, export)
+    feeding = Feeding(exporting.objects, claim, export)
     try:
         while export.position < WANTED.end:
             export = await next_chunk(exporting, claim, export, feeding.add)
@@ -81,7 +81,7 @@ async def test_fed_chunk_by_chunk_the_file_has_the_same_bytes(
 
 async def test_a_file_that_nobody_waits_for_any_more_leaves_nothing(exporting: Exporting) -> None:
     claim, export = await begin(exporting)
-    feeding = Feeding(exporting.objects, export)
+    feeding = Feeding(exporting.objects, claim, export)
     await next_chunk(exporting, claim, export, feeding.add)
     await feeding.close()
     with pytest.raises(AssemblyStopped):
@@ -96,7 +96,7 @@ async def test_a_damaged_chunk_ends_the_file_before_the_last_one_came(exporting:
     await next_chunk(exporting, claim, export, made.append)
     [chunk] = exporting.folder.rglob("chunks/*")
     chunk.write_bytes(chunk.read_bytes()[:-2] + b"9\n")
-    feeding = Feeding(exporting.objects, export)
+    feeding = Feeding(exporting.objects, claim, export)
     feeding.add(made[0])
     # The thread ends by itself, though nobody has said that no chunk follows.
     await eventually_async(lambda: feeding.is_over, 5, because="the damage is noticed")

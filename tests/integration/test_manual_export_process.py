@@ -95,7 +95,9 @@ async def test_killed_and_gone_on_it_gives_the_same_bytes(
     async def swept() -> bool:
         rows = await processes.fetch("SELECT 1 FROM manual_export_chunk WHERE export_id = $1", export.export_id)
         folder = exporting.folder / "1" / str(export.export_id)
-        return not rows and [one for one in folder.rglob("*") if one.is_file()] == [folder / export.file_name]
+        return not rows and [one for one in folder.rglob("*") if one.is_file()] == [
+            await exporting.path(export.export_id)
+        ]
 
     await eventually_async(swept, 20, because="the chunks are removed")
     if place == "exports.after_commit:3":
@@ -201,7 +203,7 @@ async def test_links_open_one_file_for_a_while(exporting: Exporting) -> None:
     assert export.expires_at is not None
     assert sign_link(VAULT, 1, export, late).expires_at <= export.expires_at
     with pytest.raises(NotDownloadableError, match="no longer kept"):
-        download_of(1, export, export.expires_at)
+        download_of(export, export.expires_at)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,21 @@ def test_everything_below_a_folder_is_removed_and_nothing_beside_it(place: Place
         assert store.get(name) == name.encode()
 
 
+def test_folders_are_named_without_what_lies_beside_or_below_them(place: Place) -> None:
+    store = place.open()
+    for number in range(17):
+        store.put(f"1/7/file/{number}/export.csv", b"x")
+        store.put(f"1/7/file/{number}/deeper/export.csv", b"x")
+    store.put("1/7/file/none", b"x")
+    store.put("1/7/files/18/export.csv", b"x")
+    assert sorted(store.folders("1/7/file"), key=int) == [str(number) for number in range(17)]
+    assert store.folders("1/8/file") == []
+    with store.writer("1/9/file/3/export.csv") as writer:
+        writer.write(BIG)
+        assert store.folders("1/9/file") in ([], ["3"])
+    assert store.folders("1/9/file") == ["3"]
+
+
 @pytest.mark.parametrize("name", ["", "/1", "1//2", "../1", "1/../2", "1/.hidden", "1/a b", "1/é", "1/" + "x" * 500])
 def test_a_name_that_could_lead_elsewhere_never_reaches_the_store(place: Place, name: str) -> None:
     with pytest.raises(ValueError, match="no name of an object"):

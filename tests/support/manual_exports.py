@@ -114,9 +114,16 @@ class Exporting:
         """Return the bytes of a finished file."""
         export = await self.find(export_id)
         assert export.state == "done", (export.state, export.problem)
-        content = (self.folder / f"{ORGANIZATION_ID}/{export_id}/{export.file_name}").read_bytes()
+        content = (await self.path(export_id)).read_bytes()
         assert export.byte_count == len(content)
         return content
+
+    async def path(self, export_id: int) -> Path:
+        """Return where a finished file lies."""
+        export = await self.find(export_id)
+        assert export.object_name is not None
+        assert export.object_name.endswith(f"/{export.file_name}")
+        return self.folder / export.object_name
 
     async def until(self, export_id: int, state: str) -> ManualExport:
         """Wait until an export is in a state."""

@@ -147,20 +147,26 @@ class S3Server:
         raise S3Problem(501, "NotImplemented")
 
     def _list(self, query: Mapping[str, str]) -> web.Response:
-        if query.get("delimiter"):
-            raise S3Problem(501, "NotImplemented")
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         behind = query.get("continuation-token") or query.get("start-after", "")
-        names = [name for name in self.names() if name.startswith(query.get("prefix", "")) and name > behind]
+        # A folder, where they are asked for, counts as one name.
+        found = {
+            prefix + rest.partition(delimiter)[0] + delimiter if delimiter and delimiter in rest else prefix + rest
+            for rest in (name.removeprefix(prefix) for name in self.names() if name.startswith(prefix))
+        }
+        names = sorted(name for name in found if name > behind)
         page, is_cut = names[:PAGE], len(names) > PAGE
+        folders = [name for name in page if delimiter and name.endswith(delimiter)]
+        common = "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
         contents = "".join(
             f"<Contents><Key>{escape(name)}</Key><LastModified>{_modified(file):%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
             f"<ETag>{escape(_etag(file))}</ETag><Size>{file.stat().st_size}</Size></Contents>"
-            for name, file in ((name, self._file(name)) for name in page)
+            for name, file in ((name, self._file(name)) for name in page if name not in folders)
         )
         more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if is_cut else ""
         return _xml(
             f"<ListBucketResult><Name>{BUCKET}</Name><KeyCount>{len(page)}</KeyCount>"
-            f"<IsTruncated>{str(is_cut).lower()}</IsTruncated>{more}{contents}</ListBucketResult>"
+            f"<IsTruncated>{str(is_cut).lower()}</IsTruncated>{more}{contents}{common}</ListBucketResult>"
         )
 
     def _of_an_object(self, asked: Asked) -> web.Response:

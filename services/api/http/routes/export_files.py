@@ -88,7 +88,7 @@ async def _refuse_if_gone(call: Call, organization_id: int, export_id: int) -> N
     async with transaction(call.means.pool) as connection:
         export = await find_export(connection, organization_id, export_id)
     try:
-        download_of(organization_id, export, call.now)
+        download_of(export, call.now)
     except NotDownloadableError as error:
         raise Problem("gone", str(error)) from None
 
