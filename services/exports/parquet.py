@@ -2,6 +2,10 @@
 
 Every column has one type for ever: amounts are exact decimals with two places (decimal128(38, 2)), times are UTC,
 what a utility does not have is null.
+
+Arrow's allocator keeps for each thread what that thread has freed, some 50 MB after a chunk of 100,000 rows, and gives
+it back only when it is told to in that same thread. So each thread that has worked on a chunk tells it, and Arrow's own
+threads do nothing here.
 """
 
 import io
@@ -39,6 +43,13 @@ class _Sink(Protocol):
 
 def to_parquet(lines: bytes) -> bytes:
     """Return a file with the rows of a chunk, as COPY wrote them, without a header."""
+    try:
+        return _converted(lines)
+    finally:
+        _give_back()
+
+
+def _converted(lines: bytes) -> bytes:
     table = csv.read_csv(
         pa.BufferReader(lines),
         read_options=csv.ReadOptions(column_names=SCHEMA.names, use_threads=False),
@@ -58,10 +69,23 @@ def to_parquet(lines: bytes) -> bytes:
 
 def join_parquet(chunks: Iterable[bytes], sink: _Sink) -> None:
     """Write one file with the rows of all chunks, each as a row group of its own."""
-    with pq.ParquetWriter(pa.PythonFile(_Counted(sink), mode="w"), SCHEMA, **_OPTIONS) as writer:
-        for chunk in chunks:
-            table = pq.read_table(pa.BufferReader(chunk), schema=SCHEMA)
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
+    try:
+        with pq.ParquetWriter(pa.PythonFile(_Counted(sink), mode="w"), SCHEMA, **_OPTIONS) as writer:
+            for chunk in chunks:
+                _append(writer, chunk)
+                _give_back()
+    finally:
+        _give_back()
+
+
+def _append(writer: pq.ParquetWriter, chunk: bytes) -> None:
+    table = pq.read_table(pa.BufferReader(chunk), schema=SCHEMA, use_threads=False)
+    writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+def _give_back() -> None:
+    """Give the memory back that this thread has freed. Tables are freed when the function that made them is over."""
+    pa.default_memory_pool().release_unused()
 
 
 class _Counted(io.RawIOBase):
