@@ -15,9 +15,11 @@ from services.api.request_store import (
     request_retry,
     request_run_now,
 )
+from services.delivery.model import Claim, JobKey, Request
+from services.delivery.request_store import RequestStore
 from services.platform.clock import SystemClock
 from services.platform.errors import UserError
-from services.platform.postgres import Pool
+from services.platform.postgres import Pool, connect_pool
 from tests.support.exports import Exports, at, delivering
 from tests.support.polling import eventually_async
 from tests.support.receiver import ScriptedReceiver, status
@@ -125,6 +127,49 @@ async def test_a_retry_lifts_a_stop(
             await request_run_now(pool, 1, job_id, asker())
         await request_retry(pool, 1, job_id, None, asker())
         await until_states(exports, job_id, ["delivered"])
+
+
+async def test_a_retry_of_all_that_failed_reads_no_other_run(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], pool: Pool
+) -> None:
+    """A job that delivers every five minutes has 200,000 runs after two years."""
+    await exports.seed(meters=1)
+    await exports.close_windows(15, at(8), at(9))
+    job_id = await exports.add_job(to)
+    async with delivering(exports.url):
+        await until_states(exports, job_id, ["delivered"])
+    await exports.execute(
+        "INSERT INTO export_run (organization_id, job_id, slot_start, slot_end, job_version, catalog_revision, state) "
+        "SELECT 1, $1, $2::timestamptz - n * interval '1 hour', $2::timestamptz - (n - 1) * interval '1 hour', 1, 1, "
+        "CASE n % 10000 WHEN 5 THEN 'failed' WHEN 6 THEN 'given_up' ELSE 'delivered' END "
+        "FROM generate_series(1, 20000) n",
+        job_id,
+        at(0),
+    )
+    number = await request_retry(pool, 1, job_id, None, asker())
+    progress = await exports.progress(job_id)
+    claim = Claim(JobKey(1, job_id), progress["epoch"], "anywhere")
+    alone = await connect_pool(exports.url, max_size=1)
+
+    async def rows_read() -> int:
+        await alone.execute("SELECT pg_stat_force_next_flush()")
+        found: int = await alone.fetchval(
+            "SELECT coalesce(seq_tup_read, 0) + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i "
+            "WHERE i.relid = t.relid) FROM pg_stat_user_tables t WHERE relname = 'export_run'"
+        )
+        return found
+
+    try:
+        before = await rows_read()
+        request = Request(number, "retry", None, None, None, None)
+        await RequestStore(alone).retry(claim, request, SystemClock().now())
+        read = await rows_read() - before
+    finally:
+        alone.terminate()
+    assert await until_done(pool, job_id, number) == "0 parts are tried at once; 2 runs had failed"
+    states = await exports.states(job_id)
+    assert {state: states.count(state) for state in set(states)} == {"frozen": 2, "given_up": 2, "delivered": 19_997}
+    assert 0 < read < 50
 
 
 async def test_a_backfill_sends_what_lies_before_and_what_a_pause_skipped_and_nothing_else(
