@@ -15,7 +15,7 @@ import numpy as np
 from services.core.columns import Columns
 from services.core.messages import ReadingUpload, WireReading
 from services.core.times import to_epoch_microseconds
-from services.ingest.binary_copy import COLUMN_NAMES, encode_versions
+from services.ingest.binary_copy import COLUMN_NAMES, encode_pieces
 from services.ingest.day_partitions import day_partitions, partition_name
 from services.platform.kafka import Producer, acknowledged
 from services.platform.kafka_access import KafkaAccess
@@ -132,7 +132,8 @@ def _encoded(load: Load, measured_at: datetime) -> list[bytes]:
     none, one = np.zeros_like(meter_id), np.ones_like(meter_id)
     measured = none + to_epoch_microseconds(measured_at)
     rows = Columns(measured, measured + 60_000_000, meter_id % 97, meter_id, meter_id, none, none, none, one, one, none)
-    return [encode_versions(rows.take(slice(first, first + COPY_ROWS))) for first in range(0, load.meters, COPY_ROWS)]
+    shares = (rows.take(slice(first, first + COPY_ROWS)) for first in range(0, load.meters, COPY_ROWS))
+    return [b"".join(encode_pieces(share)) for share in shares]
 
 
 async def _copy(url: str, encoded: list[tuple[datetime, list[bytes]]]) -> float:

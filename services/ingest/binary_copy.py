@@ -50,11 +50,6 @@ def encode_pieces(columns: Columns) -> Iterator[bytes]:
     yield _TRAILER
 
 
-def encode_versions(columns: Columns) -> bytes:
-    """Return a whole binary COPY of the rows, for the columns of ReadingVersion."""
-    return b"".join(encode_pieces(columns))
-
-
 def _encode(columns: Columns) -> bytes:
     rows: npt.NDArray[np.void] = np.zeros(len(columns), dtype=_ROW)
     rows["fields"] = len(_WIDTHS)

@@ -1,12 +1,11 @@
-"""Topics of Kafka: what they are, and making and changing them."""
+"""Topics of Kafka: what they are, and making them."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
@@ -94,17 +93,6 @@ class Admin:
                 await asyncio.sleep(0.05)
             else:
                 return
-
-    async def add_partitions(self, topic: str, total: int) -> None:
-        """Grow a topic to `total` partitions."""
-        await self._ask("create_partitions", {topic: NewPartitions(total)})
-
-    async def delete_records(self, before_offsets: Mapping[Partition, int]) -> None:
-        """Remove all records before the given offsets, as the retention does."""
-        await self._ask(
-            "delete_records",
-            {TopicPartition(*key): RecordsToDelete(offset) for key, offset in before_offsets.items()},
-        )
 
     async def _ask(self, question: str, *arguments: Any) -> Any:
         if self._client is None:

@@ -18,7 +18,7 @@ import pytest
 from services.core.columns import Columns
 from services.core.readings import ReadingVersion
 from services.ingest.batch import Advance, Batch, Position
-from services.ingest.binary_copy import encode_versions
+from services.ingest.binary_copy import encode_pieces
 from services.ingest.store import IngestStore
 from services.ingest.write_plan import EncodedPlan, WritePlan, encode_plan, merge_everything
 from services.local.kafka_server import KafkaServer
@@ -250,7 +250,7 @@ async def test_a_frozen_owner_cannot_hold_its_partition_for_ever(database_url: s
         frozen = asyncio.Event()
 
         async def one_piece_and_then_silence() -> AsyncIterator[bytes]:
-            yield encode_versions(Columns.of_versions([]))[:-2]
+            yield b"".join(encode_pieces(Columns.of_versions([])))[:-2]
             frozen.set()
             await asyncio.Event().wait()
 

@@ -15,9 +15,9 @@ import asyncpg
 from services.local.processes import ChildProcess
 from services.platform.kafka import GroupConsumer, Partition, Producer, acknowledged
 from services.platform.kafka_access import KafkaAccess
-from services.platform.kafka_admin import Admin
 from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings, load
 from services.platform.topics import READING_TOPICS, for_replay, load_topics
+from tests.support.kafka_changes import ChangingAdmin
 from tests.support.polling import eventually_async
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,9 +67,9 @@ class Platform:
             await admin.declare([for_replay(spec) if replay else spec for spec in specs], prefix=self.prefix)
 
     @asynccontextmanager
-    async def admin(self) -> AsyncIterator[Admin]:
+    async def admin(self) -> AsyncIterator[ChangingAdmin]:
         """Lend an admin client."""
-        admin = Admin(self.kafka)
+        admin = ChangingAdmin(self.kafka)
         await admin.start()
         try:
             yield admin
