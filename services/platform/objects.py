@@ -7,8 +7,8 @@ elsewhere is refused before the store sees it.
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,9 @@ _CLIENT_OPTIONS = (
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss", "https", "memory")
 
 
+_Asking = Callable[[str], AbstractContextManager[None]]
+
+
 class ObjectMissingError(UserError):
     """There is no such object (any more)."""
 
@@ -72,27 +75,27 @@ class ObjectStore:
 
     def put(self, name: str, data: bytes) -> None:
         """Store a small object whole, in place of what was there."""
-        with _translated(name):
+        with self._asking(name):
             obstore.put(self._store, _checked(name), data)
 
     def get(self, name: str) -> bytes:
         """Return a small object whole. Raises ObjectMissingError."""
-        with _translated(name):
+        with self._asking(name):
             return bytes(obstore.get(self._store, _checked(name)).bytes())
 
     def writer(self, name: str) -> "ObjectWriter":
         """Return what takes a large object piece by piece."""
-        return ObjectWriter(self._store, _checked(name), self._folder)
+        return ObjectWriter(self._store, _checked(name), self._folder, self._asking)
 
     def size(self, name: str) -> int:
         """Return an object's size in bytes. Raises ObjectMissingError."""
-        with _translated(name):
+        with self._asking(name):
             return int(obstore.head(self._store, _checked(name))["size"])
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield an object, or its bytes [start, end), in pieces. Raises ObjectMissingError."""
-        with _translated(name):
-            until = self.size(name) if end is None else end
+        until = self.size(name) if end is None else end
+        with self._asking(name):
             while start < until:
                 piece = min(until, start + READ_BYTES)
                 yield bytes(obstore.get_range(self._store, _checked(name), start=start, end=piece))
@@ -121,14 +124,29 @@ class ObjectStore:
                 shutil.rmtree(self._folder / folder, ignore_errors=True)
         return len(names)
 
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Translate errors; an object of a bucket or a folder that is not there is not missing: the store is away."""
+        try:
+            with _translated(name):
+                yield
+        except ObjectMissingError:
+            if self._folder is not None and not self._folder.is_dir():
+                raise Unavailable(f"the store does not answer: its folder {self._folder} is not there") from None
+            # The answer to HEAD does not say which of the two it is, that to a list of nothing does.
+            with _translated(name), suppress(exceptions.PermissionDeniedError, PermissionError):
+                next(iter(obstore.list(self._store, name)), None)
+            raise
+
 
 class ObjectWriter:
     """A large object that is being written. Left by an error, nothing appears under its name."""
 
-    def __init__(self, store: AnyStore, name: str, folder: Path | None) -> None:
+    def __init__(self, store: AnyStore, name: str, folder: Path | None, asking: _Asking) -> None:
         self._name = name
         self._folder = folder
-        with _translated(name):
+        self._asking = asking
+        with asking(name):
             self._clear()
             self._writer = obstore.open_writer(store, name, buffer_size=WRITE_BUFFER_BYTES, max_concurrency=2)
 
@@ -137,14 +155,14 @@ class ObjectWriter:
 
     def write(self, data: bytes) -> None:
         """Add bytes."""
-        with _translated(self._name):
+        with self._asking(self._name):
             self._writer.write(data)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is None:
-            with _translated(self._name):
+            with self._asking(self._name):
                 self._writer.close()
         else:
             self._clear()

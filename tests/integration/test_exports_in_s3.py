@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -146,6 +147,32 @@ async def test_a_store_that_is_away_is_waited_for(
     shown = await done(api, token, location)
     whole = await api.get(path_of(shown))
     assert hashlib.sha256(whole.content).hexdigest() == shown["file"]["sha256"]
+
+
+async def test_a_bucket_that_is_not_there_is_waited_for_and_files_in_it_are_not_gone(
+    s3: S3Server, exporting: Exporting, api: Api, worker: ChildProcess
+) -> None:
+    s3.buckets.clear()
+    token = await api.token(1, "viewer")
+    location = await ask(api, token)
+    number = int(location.rpartition("/")[2])
+
+    async def problem() -> str | None:
+        return (await exporting.find(number)).problem
+
+    assert "NoSuchBucket" in (await eventually_async(problem, 40, because="the export says why it waits") or "")
+    assert (await exporting.find(number)).problem_code == "server_away"
+    s3.buckets.add(BUCKET)
+    path = path_of(await done(api, token, location))
+    s3.buckets.clear()
+    for method in ("GET", "HEAD"):
+        away = await api.call(method, path)
+        assert (away.status, away.headers["Retry-After"]) == (503, "5"), method
+    s3.buckets.add(BUCKET)
+    for name in s3.names():
+        (s3.objects / quote(name, safe="")).unlink()
+    for method in ("GET", "HEAD"):
+        assert (await api.call(method, path)).status == 410, method
 
 
 @pytest.mark.alone

@@ -195,6 +195,39 @@ def test_a_store_that_is_away_is_said_to_be_away_in_bounded_time(s3: S3Server) -
     assert store.get("1/1/file") == b"x"
 
 
+def test_a_store_that_is_not_there_is_away_and_its_objects_are_not_missing(s3: S3Server, tmp_path: Path) -> None:
+    """Whoever is told that a file is gone asks for it anew, in vain."""
+    folder = tmp_path / "not mounted"
+    in_folder, in_bucket = open_store(folder.as_uri()), open_store(f"s3://{BUCKET}/p")
+    folder.rmdir()
+    s3.buckets.clear()
+    for store in (in_folder, in_bucket):
+        for attempt in (
+            lambda store: store.get("1/1/file"),
+            lambda store: store.size("1/1/file"),
+            lambda store: list(store.read("1/1/file")),
+            lambda store: list(store.read("1/1/file", 0, 9)),
+        ):
+            with pytest.raises(Unavailable, match=r"the store does not answer: .*(is not there|NoSuchBucket)"):
+                attempt(store)
+
+    def write() -> None:
+        with in_bucket.writer("1/1/file") as writer:
+            writer.write(BIG)
+
+    for change in (
+        lambda: in_bucket.put("1/1/file", b"x"),
+        write,
+        lambda: in_bucket.remove_all("1/1"),
+        lambda: in_bucket.folders("1/1"),
+    ):
+        with pytest.raises(Unavailable, match=r"the store does not answer: .*NoSuchBucket"):
+            change()
+    s3.buckets.add(BUCKET)
+    write()
+    assert in_bucket.size("1/1/file") == len(BIG)
+
+
 def test_a_key_that_the_store_does_not_know_is_refused(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(UserError, match="the store refuses us at 1/1/file"):

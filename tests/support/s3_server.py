@@ -75,6 +75,8 @@ class S3Server:
         self.objects.mkdir(parents=True)
         self.uploads.mkdir()
         self.access_key, self.secret_key = "AKIATEST", secrets.token_hex(16)
+        self.buckets = {BUCKET}
+        """It has one; without it, somebody has deleted it."""
         self.port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -127,7 +129,7 @@ class S3Server:
         bucket, _slash, key = unquote(path).removeprefix("/").partition("/")
         try:
             _check_signature(self, request, path, query, body)
-            _check_bucket(bucket)
+            _check_bucket(self, bucket)
             pairs = dict(parse_qsl(query, keep_blank_values=True))
             asked = Asked(request.method, key, pairs, request.headers, body)
             return self._of_an_object(asked) if key else self._of_the_bucket(asked)
@@ -248,8 +250,8 @@ class S3Server:
         return upload
 
 
-def _check_bucket(name: str) -> None:
-    if name != BUCKET:
+def _check_bucket(server: S3Server, name: str) -> None:
+    if name not in server.buckets:
         raise S3Problem(404, "NoSuchBucket")
 
 
