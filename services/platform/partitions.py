@@ -46,7 +46,8 @@ async def create_partitions(pool: Pool, partitions: list[TimePartition]) -> None
     Price of that: a session that is just reading the parent's list of partitions when one is attached keeps the list
     as it was, in all its statements to come, and finds no rows in the new partition, until it hears of another change
     of the parent. So once such sessions have read their list, the parent is changed, to what it is. Those that exist
-    are told of, too: who made them may have ended before that.
+    are told of, too: who made them may have ended before that, or not have waited long enough for a session that was
+    frozen meanwhile.
     """
     async with transaction(pool) as connection:
         await _attach(connection, partitions)

@@ -8,10 +8,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.ingest.day_partitions import day_partitions, partition_name
+from services.ingest.day_partitions import DayKeeper, day_partitions, partition_name
 from services.platform import partitions
 from services.platform.partitions import PLANNING_TIME, create_partitions
 from services.platform.postgres import Pool, transaction
+from services.platform.topics import READINGS_LOGGER
+from services.windowing.retention import MeasurementKeeper
 from tests.support.polling import eventually_async
 
 FIRST = date(2020, 1, 1)
@@ -137,3 +139,34 @@ async def test_a_statement_that_takes_long_keeps_nobody_waiting(
             )
         with pytest.raises(asyncpg.QueryCanceledError):
             await reading
+
+
+async def test_those_that_make_days_ahead_tell_of_them_again_each_time_they_look(pool: Pool) -> None:
+    """A session that was frozen while it planned, for longer than anybody waits, hears of them before they are used."""
+    now = start_of(10)
+    await pool.execute(
+        "INSERT INTO ingest_progress (topic, partition, next_offset, watermark, epoch, owner) "
+        "VALUES ($1, 0, 1, $2, 1, 'me')",
+        READINGS_LOGGER,
+        now,
+    )
+    await pool.execute("INSERT INTO window_closed VALUES (15, $1, $1)", now)
+    keepers: dict[str, DayKeeper | MeasurementKeeper] = {
+        "reading": DayKeeper(pool, [READINGS_LOGGER], timedelta(days=99)),
+        "measurement_15m": MeasurementKeeper(pool, {15: None}),
+    }
+    for parent, keeper in keepers.items():
+
+        async def told_at(parent: str = parent) -> int:
+            found: int = await pool.fetchval(
+                "SELECT xmin::text::bigint FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum = 1", parent
+            )
+            return found
+
+        await keeper.look()
+        first = await told_at()
+        made = await pool.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass", parent)
+        await keeper.look()
+        assert await told_at() > first, parent
+        still = await pool.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass", parent)
+        assert made == still > 0
