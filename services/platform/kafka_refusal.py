@@ -4,9 +4,9 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
-from aiokafka.client import create_conn
-from aiokafka.conn import collect_hosts
+from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.errors import (
     AuthenticationFailedError,
     AuthenticationMethodNotSupported,
@@ -49,6 +49,32 @@ class KafkaRefusedError(UserError):
 
 class KafkaHangsUp(Unavailable):
     """A broker took the connection and ended it: it is away for now, or we speak to it in the wrong way."""
+
+
+class _Connection(AIOKafkaConnection):  # type: ignore[misc] # the base class ships no types
+    """A connection whose end can be waited for, also when it is refused.
+
+    TLS says goodbye before it closes: a connection that is left in the middle of it stays open. aiokafka begins to
+    close one that is refused while it is made, but waits for nothing and leaves nobody anything to wait for.
+    """
+
+    _transport: asyncio.WriteTransport | None = None
+    """What to close at the end; None where no connection came about."""
+
+    def close(self, reason: Any = None, exc: BaseException | None = None) -> Any:
+        if self._writer is not None:
+            self._transport = self._writer.transport
+        return super().close(reason, exc)
+
+    async def end(self) -> None:
+        """Close it, and without a goodbye where the broker takes its time over that."""
+        closed = self.close()
+        if self._transport is None:
+            return
+        try:
+            await asyncio.wait([closed], timeout=CLOSE_SECONDS)
+        finally:
+            self._transport.abort()
 
 
 async def start_client(
@@ -128,13 +154,13 @@ async def _brokers(access: KafkaAccess, host: str, port: int) -> list[tuple[str,
     """Log in to a broker and return which brokers it names. Raises what keeps it from us."""
     settings = {**access.client_settings(), "client_id": CLIENT, "request_timeout_ms": ASK_SECONDS * 1000 // 2}
     del settings["bootstrap_servers"]
+    connection = _Connection(host, port, **settings)
     try:
-        connection = await create_conn(host, port, **settings)
         try:
+            await connection.connect()
             answer = await connection.send(MetadataRequest([]))
         finally:
-            # TLS says goodbye first: a connection that is left in the middle of it stays open.
-            await asyncio.wait([connection.close()], timeout=CLOSE_SECONDS)
+            await connection.end()
     except (*_AWAY, *_UNPROVED) as error:
         verdict = _verdict(access, f"the Kafka broker at {host}:{port}", error)
         if verdict is None:

@@ -236,7 +236,7 @@ superseded AS MATERIALIZED ({superseded_as_of(known, IN_RANGE)}
            trim_scale({_per_pulse(_VOLUME, "pulses * ({})")}) AS volume,
            flags::smallint AS flags, register_start, register_start_at, register_end, register_end_at
     FROM content
-    JOIN meter USING (meter_id)
+    JOIN (SELECT meter_id, organization_id, utility FROM meter WHERE {IN_BUCKETS}) AS meter USING (meter_id)
     LEFT JOIN configuration ON configuration.meter_id = content.meter_id
                            AND window_start >= valid_from AND window_start < valid_until
 ), event AS (

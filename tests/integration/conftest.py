@@ -1,4 +1,4 @@
-"""Fixtures of the tests of single services: a pool to the test's database, and customers' servers."""
+"""Fixtures of the tests of single services: the test's database, a worker of exports, customers' servers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from tests.support.exports import Exports
 from tests.support.file_servers import (
     FileServer,
 )
+from tests.support.manual_exports import Exporting, TurnedClock, seed_catalog
 from tests.support.receiver import Authority, ScriptedReceiver, make_authority, running_receiver
 from tests.support.transports import HOSTED, SERVERS
 
@@ -43,6 +44,13 @@ async def receiver(authority: Authority) -> AsyncIterator[ScriptedReceiver]:
 def exports(database_url: str) -> Exports:
     """Give an organization whose windows are exported."""
     return Exports(database_url)
+
+
+@pytest.fixture
+async def exporting(pool: Pool, database_url: str, tmp_path: Path) -> Exporting:
+    """Give a worker of manual exports on a catalog with awkward names."""
+    await seed_catalog(database_url)
+    return Exporting(pool, tmp_path / "store", TurnedClock())
 
 
 @pytest.fixture

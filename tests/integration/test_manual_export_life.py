@@ -1,7 +1,6 @@
 """What happens to manual exports between the request and the end of their files. On a real PostgreSQL."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -10,7 +9,7 @@ import pytest
 from services.api.manual_exports import ExportRefusedError, TooManyExportsError, cancel_export, list_exports
 from services.core.manual_export import ExportFormat, WhenFull
 from services.platform.errors import Superseded, UserError
-from services.platform.postgres import Pool, transaction
+from services.platform.postgres import transaction
 from tests.support.closing import (
     MINUTE,
     T0,
@@ -19,24 +18,10 @@ from tests.support.closing import (
     store_versions,
     version,
 )
-from tests.support.manual_exports import (
-    Exporting,
-    TurnedClock,
-    expected_export,
-    rendered,
-    seed_catalog,
-    wanted_export,
-)
+from tests.support.manual_exports import Exporting, TurnedClock, expected_export, rendered, wanted_export
 
 HOUR = timedelta(hours=1)
 END = T0 + 3 * HOUR
-
-
-@pytest.fixture
-async def exporting(pool: Pool, database_url: str, tmp_path: Path) -> Exporting:
-    """Give a worker on a catalog with awkward names."""
-    await seed_catalog(database_url)
-    return Exporting(pool, tmp_path / "store", TurnedClock())
 
 
 async def test_a_zombie_records_nothing(exporting: Exporting, database_url: str) -> None:

@@ -5,7 +5,6 @@ import io
 import random
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import asyncpg
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ from services.api.manual_exports import list_exports
 from services.core.conversion import two_decimals
 from services.core.manual_export import ExportFormat
 from services.core.readings import ReadingVersion
-from services.platform.postgres import Pool, transaction
+from services.platform.postgres import transaction
 from tests.support.closing import (
     MINUTE,
     T0,
@@ -26,24 +25,10 @@ from tests.support.closing import (
     store_versions,
     version,
 )
-from tests.support.manual_exports import (
-    Exporting,
-    TurnedClock,
-    expected_export,
-    rendered,
-    seed_catalog,
-    wanted_export,
-)
+from tests.support.manual_exports import Exporting, expected_export, rendered, wanted_export
 
 HOUR = timedelta(hours=1)
 END = T0 + 3 * HOUR
-
-
-@pytest.fixture
-async def exporting(pool: Pool, database_url: str, tmp_path: Path) -> Exporting:
-    """Give a worker on a catalog with awkward names."""
-    await seed_catalog(database_url)
-    return Exporting(pool, tmp_path / "store", TurnedClock())
 
 
 def with_registers(seed: int) -> list[ReadingVersion]:

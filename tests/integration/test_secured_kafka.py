@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.local.processes import ChildProcess
+from services.platform import kafka_refusal
 from services.platform.errors import MeterpostError, Unavailable
 from services.platform.kafka import GroupConsumer, Producer
 from services.platform.kafka_access import KafkaAccess
@@ -22,6 +24,7 @@ from services.platform.topics import READINGS_BRIDGE
 from tests.support.closing import T0
 from tests.support.command import Meterpost
 from tests.support.demo_receiver import DemoReceiver, demo_receiver
+from tests.support.fault_proxy import FaultProxy, Faults
 from tests.support.platform import Platform, running
 from tests.support.polling import eventually_async
 from tests.support.product import QUICK
@@ -32,16 +35,6 @@ EXAMPLE_CA = Path(__file__).parents[1] / "support" / "example_ca.pem"
 SERVICES = (("services.ingest",), ("services.windowing",), ("services.delivery", "https"))
 SOON_S = 20.0
 _NUMBERS = itertools.count(1)
-
-# Once in several runs the client library leaves a connection that was refused to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Have what a test leaves collected with that test, not in a later one, where it would be an error."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +194,26 @@ async def test_a_login_where_nobody_asks_for_one_is_told_so(secured: SecuredKafk
     error = await said_by(access(secured, "LOGIN" if listener == "PLAINTEXT" else "BOTH", address=address))
     assert isinstance(error, KafkaRefusedError)
     assert "METERPOST_KAFKA_SECURITY_PROTOCOL" in str(error)
+
+
+@pytest.mark.parametrize("close_seconds", [kafka_refusal.CLOSE_SECONDS, 0.05])
+async def test_a_refused_connection_is_closed_however_late_the_broker_says_goodbye(
+    secured: SecuredKafka, close_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its TLS would wait for that goodbye for half a minute, or be left open where the event loop ends before."""
+    monkeypatch.setattr(kafka_refusal, "CLOSE_SECONDS", close_seconds)
+    host, port = secured.address("TLS").split(":")
+
+    async def refused() -> None:
+        assert isinstance(await said_by(access(secured, "BOTH", address=f"{host}:{proxy.port}")), KafkaRefusedError)
+
+    async with FaultProxy(host, int(port)).running() as proxy:
+        proxy.faults = Faults(latency_s=0.1)
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always")
+            await asyncio.to_thread(asyncio.run, refused())
+            gc.collect()
+    assert [str(one.message) for one in left] == []
 
 
 async def test_a_broker_that_is_away_is_waited_for(secured: SecuredKafka) -> None:
