@@ -15,6 +15,7 @@ from services.platform.errors import UserError
 from services.platform.postgres import Connection, Pool, transaction
 from services.windowing.closing_sql import PLAN_FOR_THE_RANGE
 from services.windowing.verify_sql import (
+    BEFORE_OPENING,
     BOUNDS,
     CIRCUMSTANCES,
     CLOSED_ALIKE,
@@ -94,7 +95,14 @@ async def verify(
         raise UserError("no window has been closed yet: there is nothing to verify")
     bounds = _Bounds(*row)
     resolution = timedelta(minutes=resolution_minutes)
-    start = max(floor_to(start, resolution), bounds.opened_at)
+    start = floor_to(start, resolution)
+    if start < bounds.opened_at:
+        before = min(bounds.opened_at, end)
+        async with transaction(pool) as connection:
+            step = await _before_opening(connection, resolution_minutes, start, before, tell_at_most)
+        if step.difference_count:
+            yield step
+        start = bounds.opened_at
     end = min(floor_to(end + resolution - MICROSECOND, resolution), bounds.closed_until)  # windows are whole
     if bounds.dropped_until is not None and start < bounds.dropped_until:
         kept_from = min(bounds.dropped_until, end)
@@ -122,6 +130,18 @@ async def verify(
             step = await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
             start = step.until
             yield step
+
+
+async def _before_opening(
+    connection: Connection, resolution: int, start: datetime, end: datetime, tell_at_most: int
+) -> Step:
+    """Tell what windows hold that were never closed, because closing began after them."""
+    rows = await connection.fetch(BEFORE_OPENING, resolution, start, end, tell_at_most)
+    told = [
+        Difference(resolution, row["window_start"], row["meter_id"], row["what"], None, _read(row["found"]))
+        for row in rows
+    ]
+    return Step(end, 0, 0, 0, 0, told, rows[0]["differences"] if rows else 0)
 
 
 async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:

@@ -196,6 +196,20 @@ VERIFY = _verify(IN_TIME)
 VERIFY_FORCED = _verify(f"{IN_TIME} AND {_NOT_FORCED_OUT}")
 """For a range in which some windows were forced."""
 
+# What is held by windows before the first one that closing began with: nothing has a place there. $1: resolution,
+# $2 and $3: the range of window starts, $4: how many to tell at most.
+BEFORE_OPENING = f"""
+SELECT *, count(*) OVER () AS differences
+FROM (
+    SELECT window_start, meter_id, 'row_added' AS what, {_as_json("found")} AS found FROM measurement AS found
+    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+    UNION ALL
+    SELECT window_start, meter_id, 'event_added', jsonb_build_object(kind, detail) FROM meter_event
+    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+) AS held
+ORDER BY window_start, meter_id, what LIMIT $4
+"""  # noqa: S608 - put together from constants
+
 # The first time at or after $2 and before $3 at which there is anything. $1: resolution.
 NEXT_TIME = """
 SELECT least((SELECT min(measured_at) FROM reading WHERE measured_at >= $2 AND measured_at < $3),

@@ -221,6 +221,26 @@ COPY_READING = "SELECT measured_at, arrived_at, 3, source_offset, 2, 0, 0, 0, 1,
 COPY_ROW = "SELECT window_start, 2, organization_id, resolution_minutes, 1, 1, 5, 5, NULL FROM measurement"
 
 
+async def test_a_row_or_an_event_before_the_first_window_is_found(pool: Pool, database_url: str) -> None:
+    versions = [version(1, T0 + minute * MINUTE, 5) for minute in range(30)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution, T0 - 48 * HOUR) == []
+    await change(
+        pool,
+        "INSERT INTO measurement SELECT window_start - interval '2 hours', meter_id, organization_id, "
+        "resolution_minutes, 1, 1, 5, 5, NULL FROM measurement WHERE resolution_minutes = 60 AND window_start = $1",
+        T0,
+    )
+    await change(pool, "INSERT INTO meter_event VALUES (60, $1, 1, 1, 'register_reset', '{}')", T0 - 3 * HOUR)
+    found = await verified(pool, 60, T0 - 48 * HOUR)
+    assert [(one.window_start, one.meter_id, one.what, one.expected) for one in found] == [
+        (T0 - 3 * HOUR, 1, "event_added", None),
+        (T0 - 2 * HOUR, 1, "row_added", None),
+    ]
+    assert await verified(pool, 60) == await verified(pool, 15, T0 - 48 * HOUR) == []
+
+
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
@@ -349,6 +369,14 @@ async def test_the_command_ends_with_6_where_something_differs(pool: Pool, datab
     assert answer.code == 6
     [difference] = answer.json["differences"]
     assert (difference["meter_id"], difference["what"], difference["expected"]["pulses"]) == (1, "row_differs", 5)
+    nothing = meterpost.ok("windows", "verify", "--from", "2026-11-22T00:00:00Z", "--to", "2026-11-23T00:00:00Z")
+    assert "Nothing was verified" in nothing
+    assert meterpost("windows", "verify", "--from", "0001-01-01T00:00Z", "--to", "9999-12-31T23:59:59Z").code == 6
+    assert "--to: 'noon'" in meterpost.refused("windows", "verify", "--from", "2026-11-20T00:00:00Z", "--to", "noon")
+    assert "has no meter 99" in meterpost.refused("windows", "events", *range_, "--meter", "99")
+    for option in ("--meter", "--limit"):
+        refused = meterpost.refused("windows", "events", *range_, option, "99999999999999999999")
+        assert "99999999999999999999 is beyond every id" in refused
     assert meterpost("windows", "verify", *range_, "--resolution", "7").code == 2
     assert meterpost("windows", "verify", "--from", "2026-11-20", "--to", "2026-11-21T00:00:00Z").code == 2
     assert meterpost("windows", "events", *range_, "--kind", "odd").code == 2
