@@ -23,8 +23,10 @@ from services.windowing.verify_sql import (
     DROPPED_UNTIL,
     NEXT_TIME,
     READING_AFTER,
+    ROWS_BY_PROOF,
     VERIFY,
     VERIFY_FORCED,
+    WINDOW_AFTER,
 )
 
 _LONGEST = timedelta(days=31)
@@ -41,7 +43,7 @@ class Difference(NamedTuple):
     """None where it concerns the window's proof as a whole."""
     what: str
     """A stable code: row_missing, row_added, row_differs, event_missing, event_added, event_differs, proof_differs,
-    proof_missing."""
+    proof_missing; rows_differ where only the proof is left to compare the rows with."""
     expected: dict[str, Any] | None
     found: dict[str, Any] | None
 
@@ -53,7 +55,7 @@ class Step(NamedTuple):
     windows: int
     rows: int
     unverifiable: int
-    """Windows whose readings are no longer kept."""
+    """Windows whose readings are no longer kept: their rows were compared with their proofs alone."""
     dropped: int
     """Windows whose rows were dropped by retention. Their proofs are still there."""
     differences: list[Difference]
@@ -121,9 +123,11 @@ async def verify(
                 continue
             begins = max(floor_to(found, resolution), start)
             if bounds.readings_from is None or begins < bounds.readings_from:
-                count: int = await connection.fetchval(COUNT_CLOSED, resolution_minutes, begins, limit)
-                start = limit
-                yield Step(start, 0, 0, count, 0, [], 0)
+                after: datetime | None = await connection.fetchval(
+                    WINDOW_AFTER, resolution_minutes, begins, limit, _READINGS
+                )
+                start = limit if after is None else after
+                yield await _by_proof(connection, resolution_minutes, begins, start, bounds.buckets, tell_at_most)
                 continue
             beyond: datetime | None = await connection.fetchval(READING_AFTER, begins, limit, _READINGS)
             start = limit if beyond is None else max(floor_to(beyond, resolution), begins + resolution)
@@ -142,6 +146,22 @@ async def _before_opening(
         for row in rows
     ]
     return Step(end, 0, 0, 0, 0, told, rows[0]["differences"] if rows else 0)
+
+
+async def _by_proof(
+    connection: Connection, resolution: int, start: datetime, end: datetime, buckets: int, tell_at_most: int
+) -> Step:
+    """Compare the rows of windows whose readings are no longer kept with what was recorded of them."""
+    rows = await connection.fetch(ROWS_BY_PROOF, resolution, start, end, buckets, tell_at_most)
+    told = [
+        Difference(resolution, row["window_start"], None, row["what"], _read(row["expected"]), _read(row["found"]))
+        for row in rows
+    ]
+    count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
+    dropped_until: datetime | None = await connection.fetchval(DROPPED_UNTIL, resolution)
+    if dropped_until is not None and start < dropped_until:
+        return await _dropped(connection, resolution, start, end)  # while we looked
+    return Step(end, 0, 0, count, 0, told, rows[0]["differences"] if rows else 0)
 
 
 async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:

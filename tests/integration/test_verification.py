@@ -340,6 +340,33 @@ async def test_windows_without_their_readings_are_not_verifiable_not_different(p
     assert [(step.windows, step.unverifiable, step.difference_count) for step in steps] == [(0, 3, 0), (3, 0, 0)]
 
 
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        (f"UPDATE measurement SET pulses = pulses + 1 WHERE {AT}", "rows_differ"),
+        (f"UPDATE measurement SET energy_wh = energy_wh + 0.001 WHERE {AT}", "rows_differ"),
+        (f"DELETE FROM measurement WHERE {AT}", "rows_differ"),
+        (f"INSERT INTO measurement {COPY_ROW.replace(' 2,', ' 9,')} WHERE {AT}", "rows_differ"),
+        (f"UPDATE window_closing SET sha256 = sha256(sha256) WHERE {CLOSING}", "rows_differ"),
+        (f"DELETE FROM window_closing WHERE {CLOSING}", "proof_missing"),
+    ],
+)
+async def test_rows_whose_readings_are_no_longer_kept_are_held_against_their_proof(
+    pool: Pool, database_url: str, statement: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [version(meter, T0 + minute * MINUTE, 3 + minute) for meter in (1, 2) for minute in range(30)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    async with transaction(pool) as connection:
+        await connection.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+    monkeypatch.setattr("services.windowing.verification._READINGS", 15)  # several stretches
+    steps = [step async for step in verify(pool, 1, T0, T0 + HOUR, 10)]
+    assert len(steps) >= 4
+    assert (sum(step.unverifiable for step in steps), sum(step.difference_count for step in steps)) == (30, 0)
+    await change(pool, statement, T0 + 20 * MINUTE)
+    [found] = await verified(pool, 1)
+    assert (found.window_start, found.what) == (T0 + 20 * MINUTE, what)
+
+
 async def test_before_anything_was_closed_there_is_nothing_to_verify(pool: Pool) -> None:
     with pytest.raises(UserError, match="nothing to verify"):
         await verified(pool, 1)
