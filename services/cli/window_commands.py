@@ -103,7 +103,7 @@ async def force_close(
     elif others:
         session.answer.say(
             f"Decided. {sentence}, as soon as {', '.join(others)} {'has' if len(others) == 1 else 'have'} passed their "
-            "grace: that holds them open, too. `meterpost windows status` shows how far it is."
+            "grace: they are held open by that, too. `meterpost windows status` shows how far it is."
         )
     else:
         session.answer.say(
