@@ -184,6 +184,8 @@ async def test_partitions_that_a_decision_leaves_out_and_that_hold_windows_too_a
     platform: Platform, meterpost: Meterpost
 ) -> None:
     await platform.declare_topics()
+    fresh = meterpost.ok("windows", "status")
+    assert fresh == "No window was ever closed: windows open with the first reading.\n"
     first, second, *others = sorted(await platform.reading_partitions())
     marks = {first: T0, second: T0, **dict.fromkeys(others, T0 + 20 * MINUTE)}
     for (topic, partition), watermark in marks.items():
