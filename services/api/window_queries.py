@@ -5,11 +5,20 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+from services.core.counting import KnownReading, without_overlaps
 from services.core.parts import run_id
 from services.core.readings import ReadingVersion, newest
 from services.platform.postgres import Connection
 
-Role = Literal["counted", "outranked", "late", "stored after the window was forced", "longer than the window"]
+Role = Literal[
+    "counted",
+    "outranked",
+    "late",
+    "stored after the window was forced",
+    "longer than the window",
+    "not counted: of the other kind",
+    "not counted: inside a longer one",
+]
 
 
 class Measurement(NamedTuple):
@@ -186,7 +195,10 @@ async def window_story(
         row=None if row is None else Measurement(*row),
         closing=None if closing is None else Closing(*closing),
         configuration=None if configuration is None else Configuration(*configuration),
-        versions=await _versions(connection, meter_id, resolution_minutes, start, cut_off, stands["stored_before"]),
+        versions=_as_counted(
+            await _versions(connection, meter_id, resolution_minutes, start, cut_off, stands["stored_before"]),
+            None if row is None else row["register_end"] is not None,
+        ),
         events=[(event["kind"], event["detail"]) for event in events],
         runs=[Carried(run_id(run[0], run[1]), *tuple(run)[2:]) for run in runs],
         dropped_until=dropped_until if dropped_until is not None and start < dropped_until else None,
@@ -224,3 +236,21 @@ async def _versions(
             role = "outranked"
         versions.append(Version(role, version, late_by))
     return versions
+
+
+def _as_counted(versions: list[Version], by_register: bool | None) -> list[Version]:
+    """Tell what counted from what was in time and did not count; `by_register` is None where there is no row."""
+    in_time = {
+        KnownReading(one.measured_at, one.interval_minutes, one.value, one.is_register): place
+        for place, (role, one, _late_by) in enumerate(versions)
+        if role == "counted"
+    }
+    if by_register is None:
+        by_register = any(known.is_register for known in in_time)
+    roles: dict[int, Role] = {
+        place: "not counted: of the other kind" for known, place in in_time.items() if known.is_register != by_register
+    }
+    if not by_register:
+        _, inside = without_overlaps([known for known in in_time if not known.is_register])
+        roles |= {in_time[known]: "not counted: inside a longer one" for known in inside}
+    return [one._replace(role=roles.get(place, one.role)) for place, one in enumerate(versions)]

@@ -5,6 +5,7 @@ import errno
 import gc
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "METERPOST_DEBUG"
+_TOO_LARGE = re.compile(r"invalid input for query argument \$\d+: (-?\d+) \(value out of int\d\d range\)")
+"""What the driver of PostgreSQL says of an id or a number of lines that no table could hold."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +71,15 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         return str(error), EXIT_FAILED
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "interrupted", EXIT_INTERRUPTED
+    return _fault(error)
+
+
+def _fault(error: BaseException) -> tuple[str, int]:
+    """Return what to tell of an exception that is none of ours."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the answer cannot be written: no space is left", EXIT_FAILED
+    if too_large := _TOO_LARGE.match(str(error)):
+        return f"{too_large[1]} is beyond every id and number there can be", EXIT_BAD_INPUT
     name = type(error).__name__
     return f"this should not happen ({name}: {error}); {DEBUG_VARIABLE}=1 shows where it does", EXIT_FAILED
 

@@ -1,16 +1,18 @@
 """Options by which several commands choose windows: a span of time, a site, resolutions."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from services.api.catalog_queries import AnyConnection, sites
+from services.api.catalog_queries import AnyConnection, Organization, sites
 from services.core.times import floor_to, parse_instant
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 
 _NAMES = ", ".join(map(str, RESOLUTIONS_MINUTES))
+_CALENDAR = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
+"""Between these, windows and their cut-offs can be reckoned with; nothing was ever measured outside."""
 
 From = Annotated[
     str | None,
@@ -30,9 +32,12 @@ Limit = Annotated[int, typer.Option(min=0, help="At most so many lines; 0: all."
 
 
 def instant(text: str, option: str) -> datetime:
-    """Return the instant that an option names. Raises UserError that names the option."""
+    """Return the instant that an option names, at the calendar's ends a day further in, to leave room to reckon.
+
+    Raises UserError that names the option.
+    """
     try:
-        return parse_instant(text)
+        return min(max(parse_instant(text), _CALENDAR[0]), _CALENDAR[1])
     except ValueError as error:
         raise UserError(f"{option}: {error}") from None
 
@@ -64,6 +69,8 @@ def resolution_of(minutes: int) -> int:
 def window_start(text: str, resolution_minutes: int, option: str) -> datetime:
     """Return the start of a window. Raises UserError where no window of the resolution starts there."""
     found = instant(text, option)
+    if found in _CALENDAR:
+        raise UserError(f"{option} is {text}: no window there is ever closed")
     begins = floor_to(found, timedelta(minutes=resolution_minutes))
     if begins != found:
         raise UserError(
@@ -86,6 +93,15 @@ async def site_id(connection: AnyConnection, organization_id: int, chosen: str |
         raise UserError(f"several sites are named {chosen!r}: give the id, one of {ids}")
     names = ", ".join(f"{site.site_id} {site.name!r}" for site in known[:20]) or "none"
     raise UserError(f"there is no site {chosen!r}; there are: {names}")
+
+
+async def check_meter(connection: AnyConnection, organization: Organization, meter_id: int | None) -> None:
+    """Raise UserError where --meter names a meter that the organization does not have; None names none."""
+    if meter_id is None:
+        return
+    owner = await connection.fetchval("SELECT organization_id FROM meter WHERE meter_id = $1", meter_id)
+    if owner != organization.organization_id:
+        raise UserError(f"{organization.name} has no meter {meter_id}; `meterpost meters list` shows those there are")
 
 
 def limit_of(limit: int) -> int | None:

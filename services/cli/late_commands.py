@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
@@ -47,7 +48,8 @@ _GROUPS = (
     Column("Longest late by", number=True),
 )
 _EXPLANATION = (
-    "Late by: arrival minus the window's cut-off. Verdict: missed - the newest version, which says something else than "
+    "Late by: arrival minus the window's cut-off; forced: in time, but the window was closed by force before it was "
+    "stored. Verdict: missed - the newest version, which says something else than "
     "what the window held; repeat - the same content came again; outranked - a newer version stands above it. Closed "
     "windows stay as they are; `meterpost late export` writes the rows as they would be now."
 )
@@ -84,18 +86,21 @@ async def list_(
     if by_run and repeats:
         raise UserError("--by-run counts what was missed; --repeats has no place in it")
     async with session.pool() as pool:
-        choice = await _choose(session, pool, run, job, (from_, to), site)
+        choice = await _choose(session, pool, run, job, (from_, to), site, meter)
         wanted = Wanted(*choice.span, choosing.resolutions(resolution), choice.organization_id, choice.site_id, meter)
         async with find_late(pool, wanted, job_id=choice.job_id, slot_start=choice.slot_start) as late:
             totals = await late.totals()
-            groups = await late.groups(choosing.limit_of(limit)) if by_run else []
+            # One more than is shown tells whether there are more.
+            groups = await late.groups(choosing.limit_of(limit and limit + 1)) if by_run else []
             readings = [] if by_run else await late.readings(with_repeats=repeats, limit=choosing.limit_of(limit))
+    is_cut = 0 < limit < len(groups)
+    groups = groups[: choosing.limit_of(limit)]
     if session.answer.as_json:
         found = [one._asdict() for one in groups] or [one._asdict() | {"late_by": one.late_by} for one in readings]
         session.answer.json(_json(choice, totals, "by_run" if by_run else "readings", found))
     elif by_run:
         session.answer.table(_GROUPS, map(_group_row, groups))
-        _tell_totals(session, totals, len(groups), sum(group.readings for group in groups) < totals.missed)
+        _tell_totals(session, totals, len(groups), is_cut)
     else:
         session.answer.table(_READINGS, map(_reading_row, readings))
         listed = totals.missed + (totals.repeat + totals.outranked if repeats else 0)
@@ -123,12 +128,12 @@ async def export(
     if output == "-" and session.answer.as_json:
         raise UserError("--json answers on standard output, where --output - writes the rows: choose one")
     async with session.pool() as pool:
-        choice = await _choose(session, pool, None, job, (from_, to), None)
+        choice = await _choose(session, pool, None, job, (from_, to), None, None)
         wanted = Wanted(*choice.span, RESOLUTIONS_MINUTES, choice.organization_id)
         async with find_late(pool, wanted, job_id=choice.job_id) as late:
             totals = await late.totals()
             with _Target(output, overwrite) as target:
-                rows = await _write(target.file, choice.part_format, late)
+                rows = await _write(target, choice.part_format, late)
                 target.keep()
     if session.answer.as_json:
         session.answer.json(
@@ -170,9 +175,11 @@ async def _choose(
     job: int | None,
     times: tuple[str | None, str | None],
     site: str | None,
+    meter: int | None,
 ) -> _Choice:
     async with transaction(pool) as connection:
         organization = await session.organization(connection)
+        await choosing.check_meter(connection, organization, meter)
         slot_start = None
         if run is not None:
             try:
@@ -188,6 +195,8 @@ async def _choose(
         part_format = HTTPS_JSON
         if job is not None:
             settings = (await find_job(connection, organization.organization_id, job)).settings
+            if settings.data != "meters_measurements":
+                raise UserError(f"job {job} sends the {settings.data}: no reading is late for it")
             part_format = HTTPS_JSON if settings.transport == "https" else file_format(settings.transport_settings)
         dropped_until: datetime | None = await connection.fetchval(
             "SELECT max(dropped_until) FROM measurement_retention WHERE dropped_until > $1", span[0]
@@ -205,19 +214,18 @@ async def _choose(
     )
 
 
-async def _write(file: BinaryIO, part_format: PartFormat, late: Late) -> int:
+async def _write(target: "_Target", part_format: PartFormat, late: Late) -> int:
     """Write all rows as one part, however many there are; returns how many."""
-    file.write(part_format.head)
+    target.write(part_format.head)
     count = 0
     async for batch in corrected_rows(late):
         if not batch:
             continue
-        file.write(part_format.joint if count else b"")
-        file.write(part_format.joint.join(render_rows(part_format.layout, batch)))
+        target.write(part_format.joint if count else b"")
+        target.write(part_format.joint.join(render_rows(part_format.layout, batch)))
         count += len(batch)
     # A file of CSV without rows is its header line; its tail would be an empty one.
-    file.write(part_format.tail if count or part_format is HTTPS_JSON else b"")
-    file.flush()
+    target.write(part_format.tail if count or part_format is HTTPS_JSON else b"")
     return count
 
 
@@ -234,30 +242,51 @@ class _Target:
     """The file that is written: it appears under its name once it is complete."""
 
     def __init__(self, output: str, overwrite: bool) -> None:
+        """Open what is written. Raises UserError where that is not to be, or cannot be."""
+        self._output = output
         self._final = None if output == "-" else Path(output)
-        if self._final is not None and self._final.exists() and not overwrite:
-            raise UserError(f"{output} exists: choose another name, or add --overwrite")
-        self._partial = None if self._final is None else self._final.with_name(self._final.name + ".partial")
-        try:
-            self.file: BinaryIO = sys.stdout.buffer if self._partial is None else self._partial.open("wb")
-        except OSError as error:
-            raise UserError(f"{output} cannot be written: {error.strerror or error}") from None
+        self._partial: Path | None = None
+        if self._final is not None:
+            if not self._final.name or self._final.is_dir():
+                raise UserError(f"--output {output!r} is no name for a file")
+            if self._final.exists() and not overwrite:
+                raise UserError(f"{output} exists: choose another name, or add --overwrite")
+            self._partial = self._final.with_name(self._final.name + ".partial")
+        with self._named():
+            self._file: BinaryIO = sys.stdout.buffer if self._partial is None else self._partial.open("wb")
 
     def __enter__(self) -> "_Target":
         return self
 
+    def write(self, content: bytes) -> None:
+        """Write more. Raises UserError where that fails, ReaderGoneError where nobody reads."""
+        with self._named():
+            self._file.write(content)
+
     def keep(self) -> None:
-        """Give the complete file its name."""
-        if self._partial is not None and self._final is not None:
-            os.fsync(self.file.fileno())
-            self._partial.replace(self._final)
+        """Give the complete file its name. Raises as writing does."""
+        with self._named():
+            self._file.flush()
+            if self._partial is not None and self._final is not None:
+                os.fsync(self._file.fileno())
+                self._partial.replace(self._final)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self._partial is not None:
-            self.file.close()
+            with suppress(OSError):  # what was still to be written has found no room: that has been told
+                self._file.close()
             self._partial.unlink(missing_ok=True)
-        elif isinstance(error, BrokenPipeError):
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Tell errors of the file from those of the database."""
+        try:
+            yield
+        except BrokenPipeError as error:
             raise ReaderGoneError from error
+        except OSError as error:
+            where = "standard output" if self._output == "-" else self._output
+            raise UserError(f"{where} cannot be written: {error.strerror or error}") from None
 
 
 def _span_json(choice: _Choice) -> dict[str, object]:
@@ -284,14 +313,13 @@ def _plain(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _reading_row(one: LateReading) -> tuple[object, ...]:
-    late_by = "forced" if one.late_by < timedelta(0) else str(one.late_by)
     return (
         one.window_start,
         one.resolution_minutes,
         f"{one.meter_id} {one.meter_name or ''}",
         one.site_name,
         one.measured_at,
-        late_by,
+        _late_by(one.late_by),
         one.value,
         one.held_value,
         one.verdict,
@@ -306,14 +334,21 @@ def _group_row(group: LateGroup) -> tuple[object, ...]:
         group.run,
         group.readings,
         group.windows,
-        str(group.longest_late_by),
+        _late_by(group.longest_late_by),
     )
+
+
+def _late_by(duration: timedelta) -> str:
+    return "forced" if duration < timedelta(0) else str(duration)
 
 
 def _tell_totals(session: Session, totals: LateTotals, shown: int, is_cut: bool) -> None:
     if is_cut:
         session.answer.note(f"the first {shown:,} are shown; --limit 0 shows all")
-    longest = f", at most {totals.longest_late_by} late" if totals.longest_late_by is not None else ""
+    longest = ""
+    if totals.longest_late_by is not None:  # negative: all of it came in time for windows that were closed by force
+        is_late = totals.longest_late_by >= timedelta(0)
+        longest = f", at most {totals.longest_late_by} late" if is_late else ", all of it because of a forced close"
     session.answer.say(
         f"Missed: {totals.missed:,} readings in {totals.windows:,} windows of {totals.meters:,} meters, by "
         f"{totals.runs:,} runs{longest}. No loss: {totals.repeat:,} repeats, {totals.outranked:,} outranked."

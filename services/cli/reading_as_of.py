@@ -8,7 +8,6 @@ from services.cli import choosing
 from services.cli.reading_commands import app
 from services.cli.session import Session, command
 from services.cli.show import Column, utc
-from services.platform.errors import UserError
 from services.platform.postgres import transaction
 from services.windowing.as_of_queries import readings_as_of, versions_kept_from
 
@@ -47,9 +46,7 @@ async def as_of(
     known_at = choosing.instant(at, "--at")
     async with session.pool() as pool, transaction(pool) as connection:
         organization = await session.organization(connection)
-        owner = await connection.fetchval("SELECT organization_id FROM meter WHERE meter_id = $1", meter)
-        if owner != organization.organization_id:
-            raise UserError(f"{organization.name} has no meter {meter}; `meterpost meters list` shows those there are")
+        await choosing.check_meter(connection, organization, meter)
         kept_from = await versions_kept_from(connection)
         readings = await readings_as_of(connection, known_at, start, end, meter)
     is_cut = kept_from is None or start < kept_from

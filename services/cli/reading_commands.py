@@ -109,7 +109,8 @@ async def publish(
         publisher = ReadingPublisher(producer, partitions=topics.partitions, topic_prefix=session.places.topic_prefix)
         with Progress(session.answer, len(routed.readings)) as progress:
             await replay(publisher, uploads, until=end, published=progress.published)
-    _tell(session, routed, uploads, end, time.monotonic() - started)
+    clock = None if end is None else max(end, topics.newest or end)  # it never goes back
+    _tell(session, routed, uploads, clock, time.monotonic() - started)
 
 
 @command(app, "tick", "kafka", "as_json")

@@ -84,6 +84,7 @@ async def force_close(
             raise UserError(f"nothing is open before {utc(closes_until)}: `meterpost windows status` shows where it is")
         chosen = _chosen(session, partition, watermarks, closes_until, grace)
         names = sorted(f"{topic}/{number}" for topic, number in chosen)
+        others = sorted(f"{topic}/{number}" for topic, number in holding(watermarks, closes_until, grace) - chosen)
         sentence = f"Windows that end at {utc(closes_until)} or before are closed without {', '.join(names)}"
         if not yes:
             _confirm(session, sentence)
@@ -96,7 +97,14 @@ async def force_close(
                 {"force_id": force_id, "closes_until": utc(closes_until), "partitions": names, "reason": reason},
             )
     if session.answer.as_json:
-        session.answer.json({"force_id": force_id, "closes_until": closes_until, "partitions": names})
+        session.answer.json(
+            {"force_id": force_id, "closes_until": closes_until, "partitions": names, "waits_for": others}
+        )
+    elif others:
+        session.answer.say(
+            f"Decided. {sentence}, as soon as {', '.join(others)} {'has' if len(others) == 1 else 'have'} passed their "
+            "grace: they are held open by that, too. `meterpost windows status` shows how far it is."
+        )
     else:
         session.answer.say(
             f"Decided. {sentence}. Windowing does it at its next look, within seconds; `meterpost windows status` "

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli import choosing
 from services.cli.session import Session, command
 from services.cli.show import Column
 from services.cli.window_options import From, Resolution, To, check_resolution, parse_range
@@ -46,6 +47,7 @@ async def events(
         raise UserError(f"no event is ever {kind!r}; kinds: {', '.join(EventKind)}")
     async with session.pool() as pool, transaction(pool) as connection:
         organization = await session.organization(connection)
+        await choosing.check_meter(connection, organization, meter)
         found, total = await list_events(
             connection,
             organization.organization_id,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from services.core.times import parse_instant
+from services.cli import choosing
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
 
@@ -19,10 +19,7 @@ Resolution = Annotated[
 
 def parse_range(from_: str, to: str) -> tuple[datetime, datetime]:
     """Return the range of two instants. Raises UserError where they are none, or the wrong way round."""
-    try:
-        start, end = parse_instant(from_), parse_instant(to)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    start, end = choosing.instant(from_, "--from"), choosing.instant(to, "--to")
     if end <= start:
         raise UserError(f"--to ({to}) must be after --from ({from_})")
     return start, end

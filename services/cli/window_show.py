@@ -12,10 +12,11 @@ from services.cli import choosing
 from services.cli.session import Session, command
 from services.cli.show import Answer, Column, utc
 from services.cli.windows import app
-from services.core.conversion import WH_PER_KWH, Utility, hourly_rate, two_decimals
+from services.core.conversion import WH_PER_KWH, Conversion, Utility, convert, hourly_rate, two_decimals
 from services.core.counting import RowFlag
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
+from services.windowing.as_of_queries import versions_kept_from
 
 _VERSIONS = (
     Column("Reading", whole=True),
@@ -54,14 +55,13 @@ async def show(
     begins = choosing.window_start(start, minutes, "--start")
     async with session.pool() as pool, transaction(pool) as connection:
         organization = await session.organization(connection)
-        owner = await connection.fetchval("SELECT organization_id FROM meter WHERE meter_id = $1", meter)
-        if owner != organization.organization_id:
-            raise UserError(f"{organization.name} has no meter {meter}; `meterpost meters list` shows those there are")
+        await choosing.check_meter(connection, organization, meter)
         story = await window_story(connection, organization.organization_id, meter, minutes, begins)
+        kept_from = await versions_kept_from(connection)
     if story is None:
         raise UserError("no window was ever closed: windows open with the first reading")
     ends = begins + timedelta(minutes=minutes)
-    arithmetic = explain(story, minutes)
+    arithmetic = explain(story, minutes, are_readings_kept=kept_from is not None and begins >= kept_from)
     if session.answer.as_json:
         about = {"meter_id": meter, "resolution_minutes": minutes, "window_start": begins, "window_end": ends}
         session.answer.json({**about, **_json(story), "arithmetic": arithmetic})
@@ -70,21 +70,44 @@ async def show(
     _tell(session.answer, story, arithmetic)
 
 
-def explain(story: WindowStory, resolution_minutes: int) -> list[str]:
+def explain(story: WindowStory, resolution_minutes: int, *, are_readings_kept: bool) -> list[str]:
     """Return the arithmetic of a row, line by line; empty where there is none."""
     row, configuration = story.row, story.configuration
     if row is None:
         return []
-    lines = [_count(story, row)]
+    lines = [_count(story, row, are_readings_kept=are_readings_kept)]
     if row.flags:
         lines += [f"note: {text}" for flag, text in _FLAGS.items() if row.flags & flag]
     if configuration is not None:
         lines += _convert(row, configuration, resolution_minutes)
     lines.append(f"intervals: {row.intervals_present} present of {row.intervals_expected} expected")
+    if not _adds_up(story, row, are_readings_kept=are_readings_kept):
+        lines.append(
+            "THIS DOES NOT ADD UP: the row, its readings or its configuration were changed behind the product's back; "
+            "`meterpost windows verify` tells what is to be there"
+        )
     return lines
 
 
-def _count(story: WindowStory, row: Measurement) -> str:
+def _adds_up(story: WindowStory, row: Measurement, *, are_readings_kept: bool) -> bool:
+    """Tell whether a row is what its readings, as far as they are kept, and its configuration make of it."""
+    counted = [version.reading.value for version in story.versions if version.role == "counted"]
+    if row.register_end is not None and row.register_start is not None:
+        is_plain = not RowFlag(row.flags) & (RowFlag.ROLLED_OVER | RowFlag.RESET)
+        if is_plain and row.register_end - row.register_start != row.pulses:
+            return False
+        if are_readings_kept and row.register_end not in counted:
+            return False
+    elif are_readings_kept and sum(counted) != row.pulses:
+        return False
+    one = story.configuration
+    if one is None:
+        return row.energy_wh is None and row.volume is None
+    factors = (one.units_per_pulse, one.normalization_factor, one.calorific_value)
+    return convert(row.pulses, Conversion(Utility(one.utility), *factors)) == (row.energy_wh, row.volume)
+
+
+def _count(story: WindowStory, row: Measurement, *, are_readings_kept: bool) -> str:
     if row.register_end_at is not None and row.register_start_at is not None:
         difference = f"{row.register_end} - {row.register_start}"
         plain = row.register_end == (row.register_start or 0) + row.pulses
@@ -93,10 +116,13 @@ def _count(story: WindowStory, row: Measurement) -> str:
             + ("= " if plain else "step by step, with what is noted below: ")
             + f"{row.pulses} pulses"
         )
-    counted = [version.reading for version in story.versions if version.role == "counted"]
-    values = [str(reading.value) for reading in counted if not reading.is_register]
-    total = " + ".join(values) if len(values) <= 20 else f"{len(values)} readings"
-    return f"{total} = {row.pulses} pulses"
+    counted = [version for version in story.versions if version.role == "counted"]
+    values = [str(version.reading.value) for version in counted]
+    if not are_readings_kept:
+        return f"{row.pulses} pulses; the readings are no longer kept"
+    total = " + ".join(values) or "no reading" if len(values) <= 20 else f"{len(values)} readings"
+    found = sum(version.reading.value for version in counted)
+    return f"{total} = {found} pulses" + ("" if found == row.pulses else f"; the row says {row.pulses}")
 
 
 def _convert(row: Measurement, configuration: Configuration, resolution_minutes: int) -> list[str]:

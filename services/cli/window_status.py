@@ -149,6 +149,8 @@ def show_status(
         answer.table(_COLUMNS, map(_resolution_row, resolutions))
         for sentence in filter(None, map(_held_by_job, resolutions)):
             answer.say(sentence)
+    if not resolutions and all(one.watermark is None for one in held_by):
+        return  # nothing is wrong with a partition that waits for the first reading like all others
     if held_by:
         answer.table(_HOLDERS, map(_holder_row, held_by))
         answer.say(

@@ -93,7 +93,13 @@ def _tell(answer: Answer, totals: _Totals) -> None:
             "(`meterpost windows status`)."
         )
     if totals.unverifiable:
-        answer.say(f"{totals.unverifiable:,} windows cannot be verified: their readings are no longer kept.")
+        answer.say(
+            f"{totals.unverifiable:,} windows cannot be recomputed, their readings are no longer kept: their rows were "
+            "compared with the number and SHA-256 recorded when they closed."
+        )
+    if not (totals.windows or totals.differences or totals.dropped or totals.unverifiable):
+        answer.say("Nothing was verified: no window there is closed and holds anything (`meterpost windows status`).")
+        return
     verified = f"{totals.windows:,} windows with {totals.rows:,} rows verified"
     answer.say(f"{verified}: {totals.difference_count:,} differences." if totals.differences else f"{verified}: equal.")
 

@@ -94,7 +94,7 @@ def close_window(
     by_register = before is not None if registers and pulses else bool(registers)
     if by_register:
         return _by_registers(window_start, resolution_minutes, registers, len(pulses), before, modulus, largest_share)
-    counting, ignored = _without_overlaps(pulses)
+    counting, ignored = without_overlaps(pulses)
     events = []
     if before is not None:
         events.append(Event(EventKind.PULSES_BEGIN, {}))
@@ -111,7 +111,7 @@ def close_window(
     return Closed(content, tuple(events), None)
 
 
-def _without_overlaps(pulses: list[KnownReading]) -> tuple[list[KnownReading], list[KnownReading]]:
+def without_overlaps(pulses: list[KnownReading]) -> tuple[list[KnownReading], list[KnownReading]]:
     """Tell the readings that count from those that lie inside a longer one. Intervals nest, they never cross."""
     counting: list[KnownReading] = []
     ignored = []

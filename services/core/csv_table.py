@@ -86,7 +86,7 @@ def exact_number(text: str, name: str) -> Decimal:
 
 def whole_number(text: str, name: str, lowest: int, highest: int) -> int:
     """Return the integer that `text` is. Raises ValueError naming `name`, the text and the range."""
-    if not re.fullmatch(r"-?\d{1,18}", text):
+    if not re.fullmatch(r"-?\d{1,1000}", text):
         raise ValueError(f"{name} is {text!r}, which is not a whole number")
     value = int(text)
     if not lowest <= value <= highest:

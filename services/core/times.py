@@ -53,4 +53,7 @@ def parse_instant(text: str) -> datetime:
         raise ValueError(f"{text!r} is not an ISO 8601 time such as 2026-11-20T10:00:00Z") from None
     if instant.tzinfo is None:
         raise ValueError(f"{text!r} names no time zone; end it with Z for UTC")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} lies in no year from 1 to 9999, by UTC") from None

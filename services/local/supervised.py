@@ -49,8 +49,11 @@ class Service:
 
     def look(self) -> str | None:
         """Start the process again when it has ended; return a sentence about what happened, if anything."""
-        if self.process.is_running or self.needs_operator:
+        if self.process.is_running:
             return None
+        if self.needs_operator:
+            is_told, self._ended_at = self._ended_at is not None, time.monotonic()
+            return None if is_told else f"{self.name} stopped and needs an operator: see {self.process.log_file}"
         if self._ended_at is None:
             self._ended_at = time.monotonic()
             return f"{self.name} ended ({_how(self.process.exit_code)}) and is started again"

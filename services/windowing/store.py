@@ -207,6 +207,11 @@ class WindowStore:
                 # The partition for a row was taken for there, and is not; what was not closed is closed next time.
                 self._known_partitions.clear()
                 raise Unavailable(f"PostgreSQL has no partition for a row of a closed window: {result}") from result
+            if isinstance(result, asyncpg.UniqueViolationError):
+                raise OperatorNeeded(
+                    f"a window that is open holds already what closing it is to write ({result.table_name}: "
+                    f"{result.detail}): somebody wrote that behind the product's back, and it has to be removed"
+                ) from result
             if isinstance(result, BaseException):
                 raise result
         reached = results[0]

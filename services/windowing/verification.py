@@ -15,6 +15,7 @@ from services.platform.errors import UserError
 from services.platform.postgres import Connection, Pool, transaction
 from services.windowing.closing_sql import PLAN_FOR_THE_RANGE
 from services.windowing.verify_sql import (
+    BEFORE_OPENING,
     BOUNDS,
     CIRCUMSTANCES,
     CLOSED_ALIKE,
@@ -22,8 +23,10 @@ from services.windowing.verify_sql import (
     DROPPED_UNTIL,
     NEXT_TIME,
     READING_AFTER,
+    ROWS_BY_PROOF,
     VERIFY,
     VERIFY_FORCED,
+    WINDOW_AFTER,
 )
 
 _LONGEST = timedelta(days=31)
@@ -40,7 +43,7 @@ class Difference(NamedTuple):
     """None where it concerns the window's proof as a whole."""
     what: str
     """A stable code: row_missing, row_added, row_differs, event_missing, event_added, event_differs, proof_differs,
-    proof_missing."""
+    proof_missing; rows_differ where only the proof is left to compare the rows with."""
     expected: dict[str, Any] | None
     found: dict[str, Any] | None
 
@@ -52,7 +55,7 @@ class Step(NamedTuple):
     windows: int
     rows: int
     unverifiable: int
-    """Windows whose readings are no longer kept."""
+    """Windows whose readings are no longer kept: their rows were compared with their proofs alone."""
     dropped: int
     """Windows whose rows were dropped by retention. Their proofs are still there."""
     differences: list[Difference]
@@ -94,7 +97,14 @@ async def verify(
         raise UserError("no window has been closed yet: there is nothing to verify")
     bounds = _Bounds(*row)
     resolution = timedelta(minutes=resolution_minutes)
-    start = max(floor_to(start, resolution), bounds.opened_at)
+    start = floor_to(start, resolution)
+    if start < bounds.opened_at:
+        before = min(bounds.opened_at, end)
+        async with transaction(pool) as connection:
+            step = await _before_opening(connection, resolution_minutes, start, before, tell_at_most)
+        if step.difference_count:
+            yield step
+        start = bounds.opened_at
     end = min(floor_to(end + resolution - MICROSECOND, resolution), bounds.closed_until)  # windows are whole
     if bounds.dropped_until is not None and start < bounds.dropped_until:
         kept_from = min(bounds.dropped_until, end)
@@ -113,15 +123,45 @@ async def verify(
                 continue
             begins = max(floor_to(found, resolution), start)
             if bounds.readings_from is None or begins < bounds.readings_from:
-                count: int = await connection.fetchval(COUNT_CLOSED, resolution_minutes, begins, limit)
-                start = limit
-                yield Step(start, 0, 0, count, 0, [], 0)
+                after: datetime | None = await connection.fetchval(
+                    WINDOW_AFTER, resolution_minutes, begins, limit, _READINGS
+                )
+                start = limit if after is None else after
+                yield await _by_proof(connection, resolution_minutes, begins, start, bounds.buckets, tell_at_most)
                 continue
             beyond: datetime | None = await connection.fetchval(READING_AFTER, begins, limit, _READINGS)
             start = limit if beyond is None else max(floor_to(beyond, resolution), begins + resolution)
             step = await _verify_stretch(connection, resolution_minutes, begins, start, bounds, tell_at_most)
             start = step.until
             yield step
+
+
+async def _before_opening(
+    connection: Connection, resolution: int, start: datetime, end: datetime, tell_at_most: int
+) -> Step:
+    """Tell what windows hold that were never closed, because closing began after them."""
+    rows = await connection.fetch(BEFORE_OPENING, resolution, start, end, tell_at_most)
+    told = [
+        Difference(resolution, row["window_start"], row["meter_id"], row["what"], None, _read(row["found"]))
+        for row in rows
+    ]
+    return Step(end, 0, 0, 0, 0, told, rows[0]["differences"] if rows else 0)
+
+
+async def _by_proof(
+    connection: Connection, resolution: int, start: datetime, end: datetime, buckets: int, tell_at_most: int
+) -> Step:
+    """Compare the rows of windows whose readings are no longer kept with what was recorded of them."""
+    rows = await connection.fetch(ROWS_BY_PROOF, resolution, start, end, buckets, tell_at_most)
+    told = [
+        Difference(resolution, row["window_start"], None, row["what"], _read(row["expected"]), _read(row["found"]))
+        for row in rows
+    ]
+    count: int = await connection.fetchval(COUNT_CLOSED, resolution, start, end)
+    dropped_until: datetime | None = await connection.fetchval(DROPPED_UNTIL, resolution)
+    if dropped_until is not None and start < dropped_until:
+        return await _dropped(connection, resolution, start, end)  # while we looked
+    return Step(end, 0, 0, count, 0, told, rows[0]["differences"] if rows else 0)
 
 
 async def _dropped(connection: Connection, resolution: int, start: datetime, end: datetime) -> Step:

@@ -196,6 +196,57 @@ VERIFY = _verify(IN_TIME)
 VERIFY_FORCED = _verify(f"{IN_TIME} AND {_NOT_FORCED_OUT}")
 """For a range in which some windows were forced."""
 
+# What is held by windows before the first one that closing began with: nothing has a place there. $1: resolution,
+# $2 and $3: the range of window starts, $4: how many to tell at most.
+BEFORE_OPENING = f"""
+SELECT *, count(*) OVER () AS differences
+FROM (
+    SELECT window_start, meter_id, 'row_added' AS what, {_as_json("found")} AS found FROM measurement AS found
+    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+    UNION ALL
+    SELECT window_start, meter_id, 'event_added', jsonb_build_object(kind, detail) FROM meter_event
+    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+) AS held
+ORDER BY window_start, meter_id, what LIMIT $4
+"""  # noqa: S608 - put together from constants
+
+# Where readings are no longer kept, rows can still be compared with what was recorded of them when they were written.
+# $1: resolution, $2 and $3: the range of window starts, $4: the number of buckets, $5: how many to tell at most.
+ROWS_BY_PROOF = f"""
+WITH hashed AS (
+    SELECT window_start, meter_id % $4::integer AS bucket, count(*) AS row_count, {ROWS_SHA256} AS sha256
+    FROM measurement
+    WHERE resolution_minutes = $1::integer AND window_start >= $2 AND window_start < $3
+    GROUP BY window_start, meter_id % $4::integer
+), recorded AS (
+    SELECT window_start, bucket, row_count, sha256 FROM window_closing
+    WHERE resolution_minutes = $1::integer AND window_start >= $2 AND window_start < $3
+), differing AS (
+    SELECT window_start, CASE WHEN recorded.sha256 IS NULL THEN 'proof_missing' ELSE 'rows_differ' END AS what,
+           CASE WHEN recorded.sha256 IS NOT NULL THEN
+               jsonb_build_object('bucket', bucket, 'rows', recorded.row_count,
+                                  'sha256', encode(recorded.sha256, 'hex')) END AS expected,
+           jsonb_build_object('bucket', bucket, 'rows', coalesce(hashed.row_count, 0),
+                              'sha256', encode(coalesce(hashed.sha256, {NO_ROWS_SHA256}), 'hex')) AS found
+    FROM recorded FULL JOIN hashed USING (window_start, bucket)
+    WHERE (recorded.row_count, recorded.sha256)
+          IS DISTINCT FROM (coalesce(hashed.row_count, 0), coalesce(hashed.sha256, {NO_ROWS_SHA256}))
+)
+SELECT *, count(*) OVER () AS differences FROM differing ORDER BY window_start, what LIMIT $5
+"""  # noqa: S608 - put together from constants
+
+# The first window after $2 and before $3 with which those from $2 on hold more than $4 rows. $1: resolution.
+WINDOW_AFTER = """
+SELECT window_start
+FROM (
+    SELECT window_start, sum(sum(row_count)) OVER (ORDER BY window_start) AS rows
+    FROM window_closing
+    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+    GROUP BY window_start
+) AS held
+WHERE rows > $4 AND window_start > $2 ORDER BY window_start LIMIT 1
+"""
+
 # The first time at or after $2 and before $3 at which there is anything. $1: resolution.
 NEXT_TIME = """
 SELECT least((SELECT min(measured_at) FROM reading WHERE measured_at >= $2 AND measured_at < $3),

@@ -100,6 +100,30 @@ async def test_an_edit_holds_from_its_date_on_and_a_correction_is_a_new_revision
     assert (future.status, future.json["field"]) == (422, "revision")
 
 
+async def test_what_is_corrected_since_ever_takes_nothing_from_later_on_along(api: Api) -> None:
+    token = await api.token(1)
+    site = await _post(api, token, "/v1/sites", {"name": "Old", "time_zone": "UTC"})
+    later = {"time_zone": "Europe/Berlin", "valid_from": "2026-03-01T00:00:00Z"}
+    path = site.headers["Location"]
+    edited = await api.call("PATCH", path, token=token, body=later, headers={"If-Match": site.etag})
+    since_ever = {"name": "Older", "valid_from": None}
+    await api.call("PATCH", path, token=token, body=since_ever, headers={"If-Match": edited.etag})
+    first = (await api.get(f"{path}?at=2026-02-28T23:59:59Z", token)).json
+    assert (first["name"], first["time_zone"]) == ("Older", "UTC")
+    gas = {"name": "Gas", "meter_type": "Gas", "unit": "m3", "units_per_pulse": "0.01", "calorific_value": "11.2"}
+    meter = await _post(api, token, "/v1/meters", {**gas, "site_id": site.json["site_id"]})
+    path = meter.headers["Location"]
+    later = {"calorific_value": "10.5", "normalization_factor": "0.95", "valid_from": "2026-03-01T00:00:00Z"}
+    edited = await api.call("PATCH", path, token=token, body=later, headers={"If-Match": meter.etag})
+    since_ever = {"units_per_pulse": "0.02", "valid_from": None}
+    await api.call("PATCH", path, token=token, body=since_ever, headers={"If-Match": edited.etag})
+    found = []
+    for day in ("2026-02-28", "2026-03-01"):
+        one = (await api.get(f"{path}?at={day}T00:00:00Z", token)).json
+        found.append((one["units_per_pulse"], one["normalization_factor"], one["calorific_value"]))
+    assert found == [("0.02", "1", "11.2"), ("0.01", "0.95", "10.5")]
+
+
 async def test_an_import_is_all_or_nothing_with_a_report_for_each_line(api: Api) -> None:
     token = await api.token(1)
     good = f"{HEADER}\nA,Water,m3,0.1,Mill,LG-1,logger,1\nB,Electricity,kWh,0.001,Mill,BR-1,bridge,\n"

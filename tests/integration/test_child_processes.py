@@ -12,6 +12,7 @@ import pytest
 from services.local.errors import LocalServerError
 from services.local.identity import noted_process, process_identity, write_pid_file
 from services.local.processes import ChildProcess
+from services.local.supervised import Service
 from tests.support.polling import eventually
 
 DEAF = (
@@ -119,3 +120,14 @@ def test_a_reused_process_id_is_nobody_of_ours(tmp_path: Path, bystander: subpro
 def test_a_process_that_ended_but_was_not_waited_for_has_no_identity() -> None:
     with subprocess.Popen(["true"]) as process:
         eventually(lambda: process_identity(process.pid) is None, because="a zombie has ended")
+
+
+def test_a_service_that_needs_an_operator_is_told_of_once_and_not_started_again(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys; sys.exit(4)")
+    for folder in ("logs", "run"):
+        (tmp_path / folder).mkdir()
+    service = Service("windowing", ["ends"], tmp_path, {"PYTHONPATH": str(tmp_path)})
+    service.process.start()
+    eventually(lambda: not service.process.is_running)
+    assert service.look() == f"windowing stopped and needs an operator: see {tmp_path}/logs/windowing.log"
+    assert [service.look(), service.look(), service.restarts] == [None, None, 0]

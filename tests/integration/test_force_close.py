@@ -131,7 +131,7 @@ async def test_a_stuck_partition_is_left_behind_by_decision_and_what_it_brings_l
         "windows", "force-close", "--until", "2026-11-20T10:10:00Z", "--reason", " "
     )
     decided = meterpost.json(*force, "--until", "2026-11-20T10:10:00Z", "--yes")
-    assert decided["partitions"] == [stuck]
+    assert (decided["partitions"], decided["waits_for"]) == ([stuck], [])
     for resolution, until in {1: T0 + 10 * MINUTE, 5: T0 + 10 * MINUTE, 15: T0, 60: T0}.items():
         await closed(platform, resolution, until)
     before = {resolution: await platform.fetch(HELD, resolution) for resolution in (1, 5)}
@@ -178,6 +178,32 @@ async def test_a_stuck_partition_is_left_behind_by_decision_and_what_it_brings_l
     [told] = status["forced"]
     assert (told["partitions"], told["reason"]) == ([stuck], "LG-9 burnt down")
     assert (told["windows"], told["windows_with_rows"]) == (11 + 3 + 1 + 1, 10 + 2)  # empty ones from the opening on
+
+
+async def test_partitions_that_a_decision_leaves_out_and_that_hold_windows_too_are_named(
+    platform: Platform, meterpost: Meterpost
+) -> None:
+    await platform.declare_topics()
+    fresh = meterpost.ok("windows", "status")
+    assert fresh == "No window was ever closed: windows open with the first reading.\n"
+    first, second, *others = sorted(await platform.reading_partitions())
+    marks = {first: T0, second: T0, **dict.fromkeys(others, T0 + 20 * MINUTE)}
+    for (topic, partition), watermark in marks.items():
+        await platform.fetch(
+            "INSERT INTO ingest_progress (topic, partition, next_offset, watermark, first_arrival, epoch, owner) "
+            "VALUES ($1, $2, 1, $3, $3, 1, 'test')",
+            *(topic, partition, watermark),
+        )
+    await platform.fetch("INSERT INTO window_closed VALUES (5, $1, $1)", T0)
+    await platform.fetch("INSERT INTO window_frontier VALUES (5, 0, $1)", T0)
+    names = [f"{topic}/{partition}" for topic, partition in (first, second)]
+    force = ("windows", "force-close", "--until", "2026-11-20T10:10:00Z", "--reason", "burnt down", "--yes")
+    told = meterpost.ok(*force, "--partition", names[0])
+    assert f"without {names[0]}, as soon as {names[1]} has passed" in told
+    assert "at its next look" not in told
+    assert meterpost.json(*force, "--partition", names[0])["waits_for"] == [names[1]]
+    assert "at its next look" in meterpost.ok(*force)
+    assert "no partition is left" in meterpost.refused(*force[:2], "--until", "9999-12-31T23:59:59Z", *force[4:])
 
 
 def test_the_partition_that_holds_windows_open_is_named_by_a_metric() -> None:

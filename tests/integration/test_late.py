@@ -1,5 +1,6 @@
 """Late readings on the real PostgreSQL: which are listed, what the window held, which runs missed them."""
 
+import os
 import random
 from collections import defaultdict
 from datetime import datetime, timedelta
@@ -276,6 +277,10 @@ def test_the_command_names_the_runs_that_missed_them(meterpost: Meterpost) -> No
         (2, "job1-20261120T110000Z", 2, 1),
         (4, "job1-20261120T100000Z", 1, 1),
     ]
+    for limit, is_cut in ((2, True), (3, False), (0, False)):
+        answer = meterpost("late", "list", *FROM_TO, "--by-run", "--resolution", "5", "--limit", str(limit))
+        assert ("the first 2 are shown" in answer.err) == is_cut
+        assert answer.out.count("20261120T1") == (limit or 3)
     people = meterpost.ok("late", "list", *FROM_TO, "--resolution", "5")
     assert "job1-20261120T100000Z" in people
     assert "Missed: 4 readings in 3 windows of 3 meters, by 2 runs" in people
@@ -360,3 +365,31 @@ def test_wrong_options_are_named(meterpost: Meterpost) -> None:
     assert "choose one" in meterpost.refused("late", "export", "--job", "1", *FROM_TO, "--output", "-", "--json")
     nowhere = meterpost.folder / "no" / "folder"
     assert "cannot be written" in meterpost.refused("late", "export", "--job", "1", *FROM_TO, "--output", nowhere)
+    for output in (meterpost.folder, "", "/", ".."):
+        export = ("late", "export", "--job", "1", *FROM_TO, "--output", output, "--overwrite")
+        assert "is no name for a file" in meterpost.refused(*export)
+    assert "has no meter 99" in meterpost.refused("late", "list", *FROM_TO, "--meter", "99")
+    for option in ("--meter", "--job", "--limit"):
+        refused = meterpost.refused("late", "list", *FROM_TO, option, "99999999999999999999")
+        assert "99999999999999999999 is beyond every id" in refused
+    assert meterpost.json("late", "list", "--from", "0001-01-01T00:00:00Z", "--to", "9999-12-31T23:59:59Z")["readings"]
+    refused = meterpost.refused("late", "list", "--from", "0001-01-01T00:00:00+14:00", "--to", FROM_TO[3])
+    assert "--from: '0001-01-01T00:00:00+14:00' lies in no year" in refused
+
+
+@pytest.mark.usefixtures("exported")
+async def test_what_cannot_be_exported_says_why(meterpost: Meterpost, database_url: str) -> None:
+    export = ("late", "export", "--job", "1", *FROM_TO, "--output")
+    full = meterpost.folder / "full"
+    os.symlink("/dev/full", f"{full}.partial")  # noqa: PTH211 - a disk without room
+    assert f"{full} cannot be written: No space left on device" in meterpost.refused(*export, full)
+    assert os.listdir(meterpost.folder) == []  # noqa: PTH208 - as above
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(
+            "UPDATE export_job_version SET data = 'catalog', frequency_minutes = 1440, resolution_minutes = 0 "
+            "WHERE job_id = 1"
+        )
+    finally:
+        await connection.close()
+    assert "job 1 sends the catalog: no reading is late for it" in meterpost.refused(*export, "-")

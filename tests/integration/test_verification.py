@@ -221,6 +221,26 @@ COPY_READING = "SELECT measured_at, arrived_at, 3, source_offset, 2, 0, 0, 0, 1,
 COPY_ROW = "SELECT window_start, 2, organization_id, resolution_minutes, 1, 1, 5, 5, NULL FROM measurement"
 
 
+async def test_a_row_or_an_event_before_the_first_window_is_found(pool: Pool, database_url: str) -> None:
+    versions = [version(1, T0 + minute * MINUTE, 5) for minute in range(30)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    for resolution in RESOLUTIONS_MINUTES:
+        assert await verified(pool, resolution, T0 - 48 * HOUR) == []
+    await change(
+        pool,
+        "INSERT INTO measurement SELECT window_start - interval '2 hours', meter_id, organization_id, "
+        "resolution_minutes, 1, 1, 5, 5, NULL FROM measurement WHERE resolution_minutes = 60 AND window_start = $1",
+        T0,
+    )
+    await change(pool, "INSERT INTO meter_event VALUES (60, $1, 1, 1, 'register_reset', '{}')", T0 - 3 * HOUR)
+    found = await verified(pool, 60, T0 - 48 * HOUR)
+    assert [(one.window_start, one.meter_id, one.what, one.expected) for one in found] == [
+        (T0 - 3 * HOUR, 1, "event_added", None),
+        (T0 - 2 * HOUR, 1, "row_added", None),
+    ]
+    assert await verified(pool, 60) == await verified(pool, 15, T0 - 48 * HOUR) == []
+
+
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
@@ -320,6 +340,33 @@ async def test_windows_without_their_readings_are_not_verifiable_not_different(p
     assert [(step.windows, step.unverifiable, step.difference_count) for step in steps] == [(0, 3, 0), (3, 0, 0)]
 
 
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        (f"UPDATE measurement SET pulses = pulses + 1 WHERE {AT}", "rows_differ"),
+        (f"UPDATE measurement SET energy_wh = energy_wh + 0.001 WHERE {AT}", "rows_differ"),
+        (f"DELETE FROM measurement WHERE {AT}", "rows_differ"),
+        (f"INSERT INTO measurement {COPY_ROW.replace(' 2,', ' 9,')} WHERE {AT}", "rows_differ"),
+        (f"UPDATE window_closing SET sha256 = sha256(sha256) WHERE {CLOSING}", "rows_differ"),
+        (f"DELETE FROM window_closing WHERE {CLOSING}", "proof_missing"),
+    ],
+)
+async def test_rows_whose_readings_are_no_longer_kept_are_held_against_their_proof(
+    pool: Pool, database_url: str, statement: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = [version(meter, T0 + minute * MINUTE, 3 + minute) for meter in (1, 2) for minute in range(30)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    async with transaction(pool) as connection:
+        await connection.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+    monkeypatch.setattr("services.windowing.verification._READINGS", 15)  # several stretches
+    steps = [step async for step in verify(pool, 1, T0, T0 + HOUR, 10)]
+    assert len(steps) >= 4
+    assert (sum(step.unverifiable for step in steps), sum(step.difference_count for step in steps)) == (30, 0)
+    await change(pool, statement, T0 + 20 * MINUTE)
+    [found] = await verified(pool, 1)
+    assert (found.window_start, found.what) == (T0 + 20 * MINUTE, what)
+
+
 async def test_before_anything_was_closed_there_is_nothing_to_verify(pool: Pool) -> None:
     with pytest.raises(UserError, match="nothing to verify"):
         await verified(pool, 1)
@@ -349,6 +396,14 @@ async def test_the_command_ends_with_6_where_something_differs(pool: Pool, datab
     assert answer.code == 6
     [difference] = answer.json["differences"]
     assert (difference["meter_id"], difference["what"], difference["expected"]["pulses"]) == (1, "row_differs", 5)
+    nothing = meterpost.ok("windows", "verify", "--from", "2026-11-22T00:00:00Z", "--to", "2026-11-23T00:00:00Z")
+    assert "Nothing was verified" in nothing
+    assert meterpost("windows", "verify", "--from", "0001-01-01T00:00Z", "--to", "9999-12-31T23:59:59Z").code == 6
+    assert "--to: 'noon'" in meterpost.refused("windows", "verify", "--from", "2026-11-20T00:00:00Z", "--to", "noon")
+    assert "has no meter 99" in meterpost.refused("windows", "events", *range_, "--meter", "99")
+    for option in ("--meter", "--limit"):
+        refused = meterpost.refused("windows", "events", *range_, option, "99999999999999999999")
+        assert "99999999999999999999 is beyond every id" in refused
     assert meterpost("windows", "verify", *range_, "--resolution", "7").code == 2
     assert meterpost("windows", "verify", "--from", "2026-11-20", "--to", "2026-11-21T00:00:00Z").code == 2
     assert meterpost("windows", "events", *range_, "--kind", "odd").code == 2

@@ -140,3 +140,64 @@ async def test_an_open_window_and_an_empty_one_say_so(pool: Pool, database_url: 
     assert "one starts at 2026-11-20T10:00:00Z" in meterpost.refused(
         "windows", "show", "--meter", "1", "--resolution", "5", "--start", "2026-11-20T10:02:00Z"
     )
+    for start in ("0001-01-01T00:00:00Z", "9999-12-31T23:55:00Z"):
+        refused = meterpost.refused("windows", "show", "--meter", "1", "--resolution", "5", "--start", start)
+        assert "no window there is ever closed" in refused
+
+
+async def test_what_did_not_count_is_named_and_stays_out_of_the_sum(
+    pool: Pool, database_url: str, meterpost: Meterpost
+) -> None:
+    await seed_meters(database_url, UTILITIES)
+    versions = [version(1, T0, 30, interval_minutes=5), version(1, T0 + 2 * MINUTE, 6), version(1, T0 + 3 * MINUTE, 5)]
+    versions += [version(2, T0, 10), version(2, T0 + MINUTE, 5000, is_register=True)]
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + HOUR)
+    await close_all(store, T0 + 20 * MINUTE)
+    overlapping = meterpost.json(*SHOW, "--meter", "1", "--resolution", "5")
+    assert overlapping["arithmetic"][:2] == ["30 = 30 pulses", "note: some readings were not counted"]
+    assert [one["role"] for one in overlapping["versions"]] == ["counted"] + ["not counted: inside a longer one"] * 2
+    mixed = meterpost.json(*SHOW, "--meter", "2", "--resolution", "5")
+    assert mixed["arithmetic"][0] == "10 = 10 pulses"
+    assert [one["role"] for one in mixed["versions"]] == ["counted", "not counted: of the other kind"]
+    assert "DOES NOT ADD UP" not in str((overlapping["arithmetic"], mixed["arithmetic"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "first_line"),
+    [
+        ("UPDATE measurement SET pulses = 58 WHERE resolution_minutes = 5", "50 + 7 = 57 pulses; the row says 58"),
+        ("UPDATE measurement SET energy_wh = 58 WHERE resolution_minutes = 5", "50 + 7 = 57 pulses"),
+        ("UPDATE meter_configuration SET units_per_pulse = 7", "50 + 7 = 57 pulses"),
+        ("DELETE FROM reading WHERE value = 7", "50 = 50 pulses; the row says 57"),
+        ("DELETE FROM reading", "no reading = 0 pulses; the row says 57"),
+    ],
+)
+async def test_a_row_that_was_changed_is_not_explained_away(
+    pool: Pool, database_url: str, meterpost: Meterpost, change: str, first_line: str
+) -> None:
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, [version(1, T0, 50), version(1, T0 + MINUTE, 7)])
+    store = await begin(pool, database_url, T0 + HOUR)
+    await close_all(store, T0 + 20 * MINUTE)
+    show = (*SHOW, "--meter", "1", "--resolution", "5")
+    assert "DOES NOT ADD UP" not in meterpost.ok(*show)
+    async with transaction(pool) as connection:
+        await connection.execute(change)
+    arithmetic = meterpost.json(*show)["arithmetic"]
+    assert arithmetic[0] == first_line
+    assert "THIS DOES NOT ADD UP" in arithmetic[-1]
+
+
+async def test_a_row_whose_readings_are_no_longer_kept_says_so(
+    pool: Pool, database_url: str, meterpost: Meterpost
+) -> None:
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, [version(1, T0, 50), version(1, T0 + 48 * HOUR, 7)])
+    store = await begin(pool, database_url, T0 + 50 * HOUR)
+    await close_all(store, T0 + 20 * MINUTE)
+    async with transaction(pool) as connection:
+        await connection.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+    arithmetic = meterpost.json(*SHOW, "--meter", "1", "--resolution", "5")["arithmetic"]
+    assert arithmetic[0] == "50 pulses; the readings are no longer kept"
+    assert "DOES NOT ADD UP" not in str(arithmetic)

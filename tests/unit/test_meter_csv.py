@@ -91,6 +91,7 @@ def test_each_fault_is_named_by_its_line(line: str, words: str) -> None:
         ("0.9,,,,,", "belong to gas"),
         (",10,,,,", "belong to gas"),
         (",,1,,,", "register_modulus is 1"),
+        (",,99999999999999999999,,,", "register_modulus is 99999999999999999999, but must lie between"),
         (",,,7,,", "cadence_minutes is 7; allowed: 1, 5, 15, 30, 60"),
         (",,,,,0", "meter_id is 0"),
     ],

@@ -15,7 +15,7 @@ from services.api.http.known import KnownQuery, ValidFrom, as_known
 from services.api.http.paging import Cursor, Limit, link, page, read_cursor
 from services.api.http.problems import invalid, not_found
 from services.api.http.routes.measurements import SiteIds
-from services.api.http.routes.sites import from_when
+from services.api.http.routes.sites import SINCE_EVER, from_when
 from services.api.registry_queries import AsKnown, Meter, MeterFilter
 from services.core.conversion import Utility, utility_of
 
@@ -183,7 +183,7 @@ async def edit_meter(call: Call) -> Answer:
         before = await find(call, meter_id, await as_known(call))
         call.match(shown(before))
         valid_from = from_when(call, changes.valid_from)
-        base = before if valid_from is None else await find(call, meter_id, AsKnown(valid_from, change.revision))
+        base = await find(call, meter_id, AsKnown(valid_from or SINCE_EVER, change.revision))
         wanted = _changed(base, changes)
         if any(getattr(wanted, name) != getattr(base, name) for name in _SETTINGS):
             await _check(call, wanted, await as_known(call))

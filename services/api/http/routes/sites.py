@@ -115,6 +115,10 @@ async def create_site(call: Call) -> Answer:
     return Answer(site, 201, {"Location": f"/v1/sites/{site_id}"})
 
 
+SINCE_EVER = datetime.min.replace(tzinfo=UTC)
+"""Before everything that the catalog knows but what holds since ever: an edit from there on begins with that."""
+
+
 async def edit_site(call: Call) -> Answer:
     """Give a site another name or zone from an instant on; the past keeps what it had."""
     changes, site_id = call.body(SiteChanges), call.id("site_id", "site")
@@ -124,7 +128,7 @@ async def edit_site(call: Call) -> Answer:
         before = await find(call, site_id, await as_known(call))
         call.match(shown(before))
         valid_from = from_when(call, changes.valid_from)
-        base = await find(call, site_id, AsKnown(valid_from or call.now, change.revision))
+        base = await find(call, site_id, AsKnown(valid_from or SINCE_EVER, change.revision))
         name = base.name if changes.name is msgspec.UNSET else changes.name
         time_zone = base.time_zone if changes.time_zone is msgspec.UNSET else changes.time_zone
         if (name, time_zone) != (base.name, base.time_zone):
