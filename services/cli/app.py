@@ -1,5 +1,6 @@
 """The `meterpost` command put together; its help begins with examples."""
 
+import gc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,5 +86,7 @@ def root(
         ),
     ] = None,
 ) -> None:
-    """Stand for the command as a whole; its help is HELP."""
+    """Stand for the command as a whole; its help is HELP. Called when the command's own modules are loaded."""
+    gc.freeze()
+    gc.enable()
     context.obj = api_place(url, credentials)

@@ -2,6 +2,9 @@
 
 import sys
 
+import services.platform.lean_imports  # noqa: F401 - before all others
+
+# isort: split
 from services.delivery.app import service
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS

@@ -2,6 +2,9 @@
 
 import sys
 
+import services.platform.lean_imports  # noqa: F401 - before all others
+
+# isort: split
 from services.exports.app import export
 from services.exports.settings import ExportsSettings
 from services.platform.command_line import service_parser

@@ -2,6 +2,9 @@
 
 import sys
 
+import services.platform.lean_imports  # noqa: F401 - before all others
+
+# isort: split
 from services.ingest.app import main
 from services.ingest.settings import IngestSettings
 from services.platform.command_line import service_parser
