@@ -4,11 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from services.core.file_transfer import HOSTED, FileServer, fingerprint, ftps_server, parse_host_key, sftp_server
 from services.platform.errors import UserError
 
@@ -17,6 +12,9 @@ FILE_TRANSPORTS = ("sftp", "ftps")
 
 def new_private_key() -> str:
     """Return a fresh ed25519 key to log in with, in OpenSSH's form."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - few commands need it, and it takes long
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - as above
+
     key = Ed25519PrivateKey.generate()
     form = serialization.PrivateFormat.OpenSSH
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode("ascii")
@@ -24,6 +22,9 @@ def new_private_key() -> str:
 
 def public_half(private_key: str) -> str:
     """Return the line that lets a key log in, for the server's authorized_keys. Raises UserError."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - as above
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - as above
+
     try:
         key = serialization.load_ssh_private_key(private_key.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -57,6 +58,8 @@ def check_file_settings(transport: str, settings: Mapping[str, Any]) -> FileServ
     except ValueError as error:
         raise UserError(f"the job's {transport.upper()} settings: {error}") from None
     if server.ca_pem is not None:
+        from cryptography import x509  # noqa: PLC0415 - as above
+
         try:
             x509.load_pem_x509_certificates(server.ca_pem.encode())
         except ValueError:

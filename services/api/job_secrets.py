@@ -4,10 +4,6 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from services.api.file_settings import check_file_settings
 from services.core.file_transfer import HOSTED, check_hosted
 from services.core.transport_secrets import (
@@ -107,6 +103,10 @@ def _check_hosted(transport: str, settings: Mapping[str, Any]) -> None:
 
 def check_client_certificate(certificate_pem: str, key_pem: str) -> None:
     """Raise UserError unless the key is the certificate's."""
+    from cryptography import x509  # noqa: PLC0415 - few commands need it, and it takes long
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - as above
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
+
     try:
         certificate = x509.load_pem_x509_certificates(certificate_pem.encode())[0]
     except ValueError:

@@ -6,8 +6,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography import x509
-
 from services.api.file_settings import FILE_TRANSPORTS
 from services.api.job_secrets import AUTH_KINDS, SecretChanges
 from services.core.catalog_records import CATALOG
@@ -120,6 +118,8 @@ def _checked_url(url: str) -> str:
 
 
 def _checked_certificates(pem: str, where: str) -> str:
+    from cryptography import x509  # noqa: PLC0415 - few commands need it, and it takes long
+
     try:
         x509.load_pem_x509_certificates(pem.encode())
     except ValueError:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from services.platform.export_store import ExportStoreSettings
 from services.platform.hosted import HostedAddressSettings
-from services.platform.secrets import SecretSettings
+from services.platform.secret_settings import SecretSettings
 from services.platform.settings import ServiceSettings
 
 

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import services.platform.lean_imports  # noqa: F401 - before all others
+
+# isort: split
 import structlog
 import typer
 

@@ -7,12 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import rich.progress
-
 from services.cli.api_session import Api, refused
 from services.cli.export_files import Partial, is_wrong, partial_of
 from services.cli.session import Session
-from services.cli.show import console
 from services.platform.errors import Unavailable
 
 TRIES = 5
@@ -25,6 +22,10 @@ _PIECE = 1 << 18
 
 async def fetch(session: Session, api: Api, export_id: int, shown: dict[str, Any], target: Path) -> None:
     """Write the file that an export is shown with. Raises Unavailable where it broke; what came is kept then."""
+    import rich.progress  # noqa: PLC0415 - few commands fetch a file
+
+    from services.cli.terminal import console  # noqa: PLC0415 - as above
+
     file = shown["file"]
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),

@@ -1,15 +1,14 @@
 """The `meterpost` command put together; its help begins with examples."""
 
+import gc
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from services.cli.api_session import FILE_VARIABLE, ID_VARIABLE, SECRET_VARIABLE, URL_VARIABLE, api_place
 from services.cli.completion import completion
 from services.cli.groups import Groups
-from services.cli.show import console
 
 EXAMPLES = """\
 Examples
@@ -46,6 +45,10 @@ class _ExamplesFirst(Groups):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the examples, then what the options and commands are."""
+        from rich.text import Text  # noqa: PLC0415 - only help needs it
+
+        from services.cli.terminal import console  # noqa: PLC0415 - as above
+
         examples = Text("\n" + EXAMPLES)
         examples.highlight_regex(r"(?m)^Examples$", "bold")
         examples.highlight_regex(r"(?m)^ {4,}.*$", "cyan")
@@ -85,5 +88,7 @@ def root(
         ),
     ] = None,
 ) -> None:
-    """Stand for the command as a whole; its help is HELP."""
+    """Stand for the command as a whole; its help is HELP. Called when the command's own modules are loaded."""
+    gc.freeze()
+    gc.enable()
     context.obj = api_place(url, credentials)

@@ -12,8 +12,6 @@ from services.api.folder_keys import check_user_name
 from services.cli import api_dropbox, dropbox_accounts, dropbox_texts
 from services.cli.session import Session, command
 from services.core.file_transfer import fingerprint
-from services.dropbox.host_keys import ensure_delivery_key, load_host_keys, public_line
-from services.dropbox.host_keys import shown as host_key_text
 from services.platform.errors import UserError
 from services.platform.postgres import Connection, transaction
 
@@ -209,15 +207,17 @@ async def make_keys(
 
     Keys that are there stay. FILE.pub is what the service takes as METERPOST_DROPBOX_DEPOSITOR_KEYS_FILE.
     """
+    from services.dropbox import host_keys as keys  # noqa: PLC0415 - only here SSH is needed, which takes long
+
     try:
-        host_keys = await asyncio.to_thread(load_host_keys, folder)
-        delivery = await asyncio.to_thread(ensure_delivery_key, key_file)
+        host_keys = await asyncio.to_thread(keys.load_host_keys, folder)
+        delivery = await asyncio.to_thread(keys.ensure_delivery_key, key_file)
         if host_keys_file is not None:
-            text = "".join(f"{public_line(key)}\n" for key in host_keys)
+            text = "".join(f"{keys.public_line(key)}\n" for key in host_keys)
             await asyncio.to_thread(host_keys_file.write_text, text, encoding="ascii")
     except OSError as error:
         raise UserError(f"the keys cannot be written: {error}") from None
-    shown = [host_key_text(key) for key in host_keys]
+    shown = [keys.shown(key) for key in host_keys]
     if session.answer.as_json:
         session.answer.json({"host_keys": shown, "delivery_key": delivery})
         return

@@ -6,10 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
-import rich.progress
-
 from services.api.manual_exports import ManualExport, find_export
-from services.cli.show import Answer, console, utc
+from services.cli.show import Answer, utc
 from services.platform.postgres import Pool, transaction
 
 LOOK_SECONDS = 0.5
@@ -28,6 +26,10 @@ async def watch(pool: Pool, answer: Answer, organization_id: int, export_id: int
 
 async def watch_by(look: Callable[[], Awaitable[ManualExport]], answer: Answer, export_id: int) -> ManualExport:
     """Do so by whatever tells how an export stands."""
+    import rich.progress  # noqa: PLC0415 - few commands watch
+
+    from services.cli.terminal import console  # noqa: PLC0415 - as above
+
     is_live = sys.stderr.isatty() and not answer.as_json
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),

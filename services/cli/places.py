@@ -5,16 +5,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from services.platform.errors import UserError
-from services.platform.export_store import EXPORT_STORE_VARIABLE, ExportStoreSettings
-from services.platform.hosted import HostedAddress, HostedAddressSettings, HostedFolder, HostedFolderSettings
 from services.platform.kafka_access import KafkaAccess
-from services.platform.objects import ObjectStore
-from services.platform.secrets import SecretSettings, Vault
-from services.platform.settings import KafkaSettings, load
+
+if TYPE_CHECKING:
+    from services.platform.hosted import HostedAddress, HostedFolder
+    from services.platform.objects import ObjectStore
+    from services.platform.secrets import Vault
 
 DATA_FOLDER_VARIABLE = "METERPOST_DATA_FOLDER"
 DATABASE_VARIABLE = "METERPOST_DATABASE_URL"
@@ -69,6 +69,8 @@ class Places:
         place = self.kafka()
         if place.is_of_a_demo and self._demo_protocol() == "PLAINTEXT":
             return KafkaAccess(place.address)
+        from services.platform.settings import KafkaSettings, load  # noqa: PLC0415 - many commands need no Kafka
+
         return load(KafkaSettings, kafka_bootstrap_servers=place.address).kafka_access()
 
     def _demo_protocol(self) -> str:
@@ -82,8 +84,11 @@ class Places:
             raise UserError(f"the database's URL from {place.told_by} must begin with postgresql://")
         return place
 
-    def vault(self) -> Vault:
+    def vault(self) -> "Vault":
         """Return the keys that seal secrets: those of the environment, or of a demo. Without any it seals nothing."""
+        from services.platform.secret_settings import SecretSettings  # noqa: PLC0415 - most commands need no key
+        from services.platform.settings import load  # noqa: PLC0415 - as above
+
         settings = load(SecretSettings)
         if settings.secret_keys is None and settings.secret_keys_file is None:
             file = self._endpoints_file()
@@ -92,8 +97,14 @@ class Places:
                 settings = settings.model_copy(update={"secret_keys_file": Path(told)})
         return settings.vault()
 
-    def export_store(self) -> ObjectStore:
+    def export_store(self) -> "ObjectStore":
         """Open the store of exported files: that of the environment, or of a demo. Blocks. Raises UserError."""
+        from services.platform.export_store import (  # noqa: PLC0415 - most commands need no exported file
+            EXPORT_STORE_VARIABLE,
+            ExportStoreSettings,
+        )
+        from services.platform.settings import load  # noqa: PLC0415 - as above
+
         settings = load(ExportStoreSettings)
         if not settings.export_store_url:
             file = self._endpoints_file()
@@ -115,8 +126,11 @@ class Places:
         ca_file = Path(https["ca_file"])
         return Receiver(https["url"], ca_file if ca_file.is_absolute() or file is None else file.parent / ca_file)
 
-    def hosted_folder(self) -> HostedFolder | None:
+    def hosted_folder(self) -> "HostedFolder | None":
         """Return where the hosted folder is, as delivery is told, or that of a demo that is running; None: unknown."""
+        from services.platform.hosted import HostedFolder, HostedFolderSettings  # noqa: PLC0415 - for few commands
+        from services.platform.settings import load  # noqa: PLC0415 - as above
+
         told = load(HostedFolderSettings).hosted_folder()
         file = self._endpoints_file() if told is None else None
         hosted = _read(file).get("hosted_folder") if file else None
@@ -126,8 +140,11 @@ class Places:
             str(hosted["host"]), int(hosted["port"]), Path(hosted["key_file"]), Path(hosted["host_keys_file"])
         )
 
-    def hosted_address(self) -> HostedAddress | None:
+    def hosted_address(self) -> "HostedAddress | None":
         """Return where customers reach the hosted folder, as the API is told, or else as delivery is; None: unknown."""
+        from services.platform.hosted import HostedAddress, HostedAddressSettings  # noqa: PLC0415 - for few commands
+        from services.platform.settings import load  # noqa: PLC0415 - as above
+
         told, folder = load(HostedAddressSettings).hosted_address(), self.hosted_folder()
         return told if told or not folder else HostedAddress(folder.host, folder.port, folder.host_keys_file)
 

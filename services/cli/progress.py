@@ -3,12 +3,13 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
-
-import rich.progress
+from typing import TYPE_CHECKING, Self
 
 from services.cli.publishing import Upload
-from services.cli.show import Answer, console, utc
+from services.cli.show import Answer, utc
+
+if TYPE_CHECKING:
+    import rich.progress
 
 _LINE_EVERY_SECONDS = 5.0
 
@@ -26,6 +27,10 @@ class Progress:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty() and not self._answer.as_json:
+            import rich.progress  # noqa: PLC0415 - for people who watch
+
+            from services.cli.terminal import console  # noqa: PLC0415 - as above
+
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),

@@ -9,15 +9,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from services.core.csv_table import Problem
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
 
-_PIPE_WIDTH = 200
 _PROBLEMS_SHOWN = 20
 
 
@@ -37,18 +32,6 @@ def write(text: str) -> None:
 def drop_output() -> None:
     """Let what is still to be written go nowhere: Python would complain once more when it flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Let the command end as for every other output, instead of with rich's exit code 1."""
-        raise ReaderGoneError
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that does not squeeze its tables when it writes into a pipe or a file."""
-    stream = sys.stderr if stderr else sys.stdout
-    return _Console(stderr=stderr, width=None if stream.isatty() else _PIPE_WIDTH, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +56,27 @@ class Answer:
     def say(self, sentence: str) -> None:
         """Tell a person the result; nothing where JSON is wanted."""
         if not self.as_json:
+            from services.cli.terminal import console  # noqa: PLC0415 - for programs nothing is laid out
+
             console().print(sentence, markup=False, soft_wrap=True)
 
     def note(self, sentence: str) -> None:
         """Tell a person something beside the result."""
+        from services.cli.terminal import console  # noqa: PLC0415 - as above
+
         console(stderr=True).print(sentence, markup=False, soft_wrap=True, style="dim")
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
         """Show rows to a person."""
-        table = Table(
-            box=None,
-            title=None if title is None else Text(title),
-            title_justify="left",
-            pad_edge=False,
-            padding=(0, 2, 0, 0),
-            header_style="bold underline",
-        )
-        for column in columns:
-            table.add_column(
-                column.title,
-                justify="right" if column.number else "left",
-                no_wrap=column.number or column.whole,
-                overflow="fold",
-            )
-        for row in rows:
-            table.add_row(*(Text(_cell(value)) for value in row))
-        console().print(table)
+        from services.cli.terminal import show_table  # noqa: PLC0415 - as above
+
+        show_table(columns, ([_cell(value) for value in row] for row in rows), title)
 
     def facts(self, facts: Iterable[tuple[str, object]]) -> None:
         """Show what is to be said of one thing."""
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(no_wrap=True, style="bold")
-        table.add_column(overflow="fold")
-        for name, value in facts:
-            table.add_row(name, Text(_cell(value)))
-        console().print(table)
+        from services.cli.terminal import show_facts  # noqa: PLC0415 - as above
+
+        show_facts((name, _cell(value)) for name, value in facts)
 
 
 def utc(instant: datetime | None) -> str:

@@ -2,6 +2,10 @@
 
 import sys
 
+import services.platform.lean_imports
+import services.platform.lean_tls  # noqa: F401 - both before all others
+
+# isort: split
 from services.delivery.app import service
 from services.delivery.settings import DeliverySettings
 from services.delivery.transports import TRANSPORTS

@@ -7,7 +7,7 @@ from services.delivery.mailing import SmtpSettings
 from services.platform.errors import UserError
 from services.platform.hosted import HostedFolderSettings
 from services.platform.outbound import Outbound, parse_networks
-from services.platform.secrets import SecretSettings
+from services.platform.secret_settings import SecretSettings
 from services.platform.settings import ENVIRONMENT_PREFIX, ServiceSettings
 
 

@@ -2,6 +2,10 @@
 
 import sys
 
+import services.platform.lean_imports
+import services.platform.lean_tls  # noqa: F401 - both before all others
+
+# isort: split
 from services.exports.app import export
 from services.exports.settings import ExportsSettings
 from services.platform.command_line import service_parser

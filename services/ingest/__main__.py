@@ -2,6 +2,10 @@
 
 import sys
 
+import services.platform.lean_imports
+import services.platform.lean_tls  # noqa: F401 - both before all others
+
+# isort: split
 from services.ingest.app import main
 from services.ingest.settings import IngestSettings
 from services.platform.command_line import service_parser

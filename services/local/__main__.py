@@ -1,12 +1,17 @@
 """`python -m services.local`: the whole product on this machine, until Ctrl-C."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
 import traceback
 from contextlib import suppress
 
+import services.platform.lean_imports
+import services.platform.lean_tls  # noqa: F401 - both before all others
+
+# isort: split
 from rich.console import Console
 
 from services.cli.places import without_password
@@ -35,6 +40,8 @@ CANCEL_S = 0.5
 
 def main() -> int:
     """Run the product, or answer a command line; return the exit code."""
+    gc.freeze()
+    gc.enable()
     return _told(sys.argv[1:]) if len(sys.argv) > 1 else _run_product()
 
 

@@ -40,9 +40,29 @@ def ensure_kafka_libraries(tools_folder: Path = DEFAULT_TOOLS_FOLDER, ending: Ev
         with FolderLock(tools_folder, ending):
             if not libraries.is_dir():
                 _fetch_into(libraries, ending)
+                from services.local.kafka_archive import make_class_archive  # noqa: PLC0415 - needs what is fetched
+
+                make_class_archive(libraries, ending)
     except OSError as error:
         raise LocalServerError(f"Kafka's libraries cannot be kept in {tools_folder}: {error.strerror}.") from error
     return libraries
+
+
+def class_archive(libraries: Path) -> Path | None:
+    """Return the file by which Java starts Kafka sooner, if there is a whole one (see `kafka_archive`).
+
+    Its name tells its size: Java leaves aside what is of another Java, of other libraries, or no archive at all, but it
+    crashes over one that was cut off.
+    """
+    for archive in libraries.glob("classes-*.jsa"):
+        if archive.name == archive_name(archive.stat().st_size):
+            return archive
+    return None
+
+
+def archive_name(byte_count: int) -> str:
+    """Return what an archive of this size is called."""
+    return f"classes-{byte_count}.jsa"
 
 
 def find_java() -> str:

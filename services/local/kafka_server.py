@@ -13,7 +13,7 @@ from threading import Event
 
 from services.local.embedded_server import EmbeddedServer
 from services.local.errors import LocalServerError
-from services.local.kafka_libraries import find_java
+from services.local.kafka_libraries import class_archive, find_java
 from services.local.kafka_probe import serving_cluster
 from services.local.ports import LOOPBACK, is_port_free, remembered_port
 from services.local.processes import ChildProcess
@@ -171,4 +171,7 @@ class KafkaServer(EmbeddedServer):
 
     def _java_command(self, java: str, *flags: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={_LOG_CONFIGURATION.as_uri()}"
-        return [java, *flags, logging, "-Djava.awt.headless=true", "-cp", f"{self._libraries}/*"]
+        archive = class_archive(self._libraries)
+        # Nobody need hear of one that is left aside, because it is of another Java.
+        archived = [] if archive is None else [f"-XX:SharedArchiveFile={archive}", "-Xlog:cds*=off"]
+        return [java, *flags, *archived, logging, "-Djava.awt.headless=true", "-cp", f"{self._libraries}/*"]

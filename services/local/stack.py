@@ -34,7 +34,8 @@ from services.platform.kafka_access import SECURITY_VARIABLES, KafkaAccess
 from services.platform.kafka_admin import Admin
 from services.platform.migrations import upgrade
 from services.platform.postgres import Pool, connect_pool
-from services.platform.secrets import SecretSettings, Vault, ensure_key_file
+from services.platform.secret_settings import SecretSettings
+from services.platform.secrets import Vault, ensure_key_file
 from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings, load
 from services.platform.topics import for_replay, load_topics
 

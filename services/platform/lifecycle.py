@@ -39,8 +39,9 @@ def run(service: str, kind: type[SettingsT], main: Service[SettingsT], *, is_che
 
     Called by each `__main__`, which has read the command line (`command_line.py`).
     """
-    # What was imported stays to the end: no search for cycles need go through it, nor the interpreter's last one.
+    # No search for cycles need go through what was imported, nor the interpreter's last one.
     gc.freeze()
+    gc.enable()  # see lean_imports
     try:
         settings = load(kind)
     except UserError as error:

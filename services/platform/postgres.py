@@ -12,7 +12,6 @@ import structlog
 
 from services.platform.errors import Unavailable, UserError
 from services.platform.health import Health
-from services.platform.metrics import SERVER_WAITS
 from services.platform.slow_statements import NamingConnection, StatementTooSlow
 
 if TYPE_CHECKING:
@@ -168,6 +167,8 @@ class Patience:
 
         Raises Unavailable only when the service is told to stop meanwhile.
         """
+        from services.platform.metrics import SERVER_WAITS  # noqa: PLC0415 - commands have no metrics
+
         delay = FIRST_RETRY_SECONDS
         while True:
             try:

@@ -11,13 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
 from services.platform.errors import OperatorNeeded, UserError
-from services.platform.settings import ENVIRONMENT_PREFIX
 from services.platform.signed_links import LinkSigner
 
 KEY_BYTES = 32
@@ -36,34 +30,6 @@ class SecretUnreadableError(UserError):
 
 class KeyMissing(OperatorNeeded):
     """No key of this id is known here: nobody's settings are wrong but ours."""
-
-
-class SecretSettings(BaseSettings):
-    """Where the keys are that seal secrets; the first is the one that seals, all of them open."""
-
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
-
-    secret_keys: SecretStr | None = Field(None, description="Keys that seal secrets: ID:KEY,…; the first one seals.")
-    secret_keys_file: Path | None = Field(None, description="A file with such keys, one a line, instead.")
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> "SecretSettings":
-        if self.secret_keys is not None and self.secret_keys_file is not None:
-            raise ValueError("give METERPOST_SECRET_KEYS or METERPOST_SECRET_KEYS_FILE, not both")
-        if self.secret_keys is not None:
-            try:
-                parse_keys(self.secret_keys.get_secret_value())
-            except UserError as error:
-                raise ValueError(str(error)) from None
-        return self
-
-    def vault(self) -> "Vault":
-        """Return the vault of these keys; without any it seals and opens nothing. Raises UserError."""
-        if self.secret_keys is not None:
-            return Vault(parse_keys(self.secret_keys.get_secret_value()))
-        if self.secret_keys_file is not None:
-            return Vault(read_keys(self.secret_keys_file), self.secret_keys_file)
-        return Vault({})
 
 
 class Vault:
@@ -92,6 +58,8 @@ class Vault:
             )
         if len(content) > MAX_SECRET_BYTES:
             raise UserError(f"a secret has {len(content):,} bytes, {MAX_SECRET_BYTES:,} are allowed")
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - most commands seal nothing
+
         key_id, key = next(iter(self._keys.items()))
         nonce = os.urandom(NONCE_BYTES)
         boxed = nonce + AESGCM(key).encrypt(nonce, content, _associated(key_id, place))
@@ -99,6 +67,9 @@ class Vault:
 
     def open(self, sealed: str, place: Sequence[str | int]) -> str:
         """Return the text. Raises KeyMissing where its key is not known here, else SecretUnreadableError."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - most commands open nothing
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - as above
+
         key_id = sealed_with(sealed)
         key = self._key(key_id)
         try:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 TOPICS_FILE = Path(__file__).parents[2] / "schemas" / "topics.yaml"
 
 READINGS_LOGGER = "readings.logger"
@@ -46,6 +44,8 @@ class TopicSpec:
 
 def load_topics(path: Path = TOPICS_FILE) -> list[TopicSpec]:
     """Return the declared topics."""
+    import yaml  # noqa: PLC0415 - most processes need the names alone
+
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))["topics"]
     return [
         TopicSpec(

@@ -24,7 +24,7 @@ from services.exports.settings import ExportsSettings
 from services.ingest.settings import IngestSettings
 from services.platform.export_store import ExportStoreSettings
 from services.platform.hosted import HostedAddressSettings, HostedFolderSettings
-from services.platform.secrets import SecretSettings
+from services.platform.secret_settings import SecretSettings
 from services.platform.settings import ENVIRONMENT_PREFIX, KafkaSettings
 from services.windowing.settings import WindowingSettings
 from tests.support.compose import REPOSITORY, image_environment

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from services.local.identity import noted_process
-from tests.support.command import Meterpost
+from tests.support.command import Meterpost, Outcome
 from tests.support.demo import Demo, demo_environment, demo_in, run_to_its_end, still_alive
 from tests.support.polling import eventually
 
@@ -95,11 +95,15 @@ def test_what_was_delivered_is_whole_by_the_receivers_kit(demo: Demo, tmp_path: 
         eventually(partial(manifests, folder), 60, because="a run is complete")
     secret = f"signing_secret=file:{receivers['https']['signing_secret_file']}"
     kit = Meterpost(tmp_path, {})
-    outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
+
+    def checked() -> list[Outcome]:
+        outcome = kit("receiver", "check", demo.folder / "received", "--secret", secret, "--json")
+        return [outcome] if all(job["manifests"] for job in outcome.json["jobs"]) else []
+
+    [outcome] = eventually(checked, 60, because="a run of every job is complete")
     found = outcome.json
     assert (outcome.code, found["difference_count"]) == (0, 0), found["findings"]
     assert len(found["jobs"]) >= 4
-    assert all(job["manifests"] for job in found["jobs"])
     assert found["signatures_checked"] == found["requests_checked"] > 0
 
 

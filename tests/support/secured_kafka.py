@@ -15,6 +15,7 @@ from services.local.kafka_libraries import ensure_kafka_libraries
 from services.local.kafka_server import KafkaServer
 from services.local.ports import LOOPBACK, free_port
 from services.platform.clock import SystemClock
+from tests.support.stack import JAVA_FLAGS
 
 USER = "meterpost"
 PASSWORD = "known-to-the-broker"
@@ -67,7 +68,7 @@ class SecuredKafka(KafkaServer):
         self._format_options = [
             f"--add-scram={mechanism}=[name={USER},password={PASSWORD}]" for mechanism in MECHANISMS[1:]
         ]
-        super().__init__(data_folder=folder / "kafka", libraries=ensure_kafka_libraries())
+        super().__init__(data_folder=folder / "kafka", libraries=ensure_kafka_libraries(), java_flags=JAVA_FLAGS)
 
     def address(self, listener: str, host: str = LOOPBACK) -> str:
         """Return where a listener is."""

@@ -35,3 +35,15 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_command_loads_no_library_that_only_others_need() -> None:
+    code = (
+        "import sys, services.cli.__main__ as command; "
+        "command.main(['jobs', 'list', '--database', 'nothing://']); "
+        "heavy = {'aiohttp', 'aiokafka', 'asyncssh', 'cryptography', 'numpy', 'obstore', 'prometheus_client', "
+        "'pydantic_settings', 'pyarrow', 'rich', 'yaml'}; print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "must begin with postgresql://" in done.stderr
+    assert done.stdout.splitlines() == ["[]"]

@@ -17,9 +17,9 @@ from services.core.transport_secrets import (
     public_settings,
 )
 from services.platform.errors import UserError
+from services.platform.secret_settings import SecretSettings
 from services.platform.secrets import (
     KeyMissing,
-    SecretSettings,
     SecretUnreadableError,
     Vault,
     ensure_key_file,
