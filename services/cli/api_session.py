@@ -131,10 +131,7 @@ class Api:
 @asynccontextmanager
 async def connected(place: ApiPlace) -> AsyncIterator[Api]:
     """Lend the API with a token. Raises UserError, Unavailable."""
-    import services.platform.lean_tls  # noqa: F401, PLC0415 - before aiohttp
-
-    # isort: split
-    import aiohttp  # noqa: PLC0415 - most commands need no HTTP, and it takes a tenth of a second
+    import aiohttp  # noqa: PLC0415 - most commands need no HTTP, and it costs a fifth of a second
 
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=True) as http:

@@ -2,8 +2,7 @@
 
 import sys
 
-import services.platform.lean_imports
-import services.platform.lean_tls  # noqa: F401 - both before all others
+import services.platform.lean_imports  # noqa: F401 - before all others
 
 # isort: split
 from services.ingest.app import main

@@ -8,8 +8,7 @@ import sys
 import traceback
 from contextlib import suppress
 
-import services.platform.lean_imports
-import services.platform.lean_tls  # noqa: F401 - both before all others
+import services.platform.lean_imports  # noqa: F401 - before all others
 
 # isort: split
 from rich.console import Console
