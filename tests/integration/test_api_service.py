@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -80,11 +80,14 @@ async def test_the_lines_of_the_readme_show_measurements(database_url: str, tmp_
     await seed_catalog(database_url)
     connection = await asyncpg.connect(database_url)
     await connection.execute(
+        "CREATE TABLE measurement_60m_all PARTITION OF measurement_60m FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+    )
+    start: datetime = await connection.fetchval(
         """
-        CREATE TABLE measurement_60m_all PARTITION OF measurement_60m FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
         INSERT INTO measurement (window_start, meter_id, organization_id, resolution_minutes, intervals_present,
                                  intervals_expected, pulses, energy_wh, volume)
-        VALUES ('2026-11-20T10:00Z', 1, 1, 60, 60, 60, 7, 7.25, NULL);
+        VALUES (date_trunc('hour', now()) - interval '2 hours', 1, 1, 60, 60, 60, 7, 7.25, NULL)
+        RETURNING window_start
         """
     )
     await connection.close()
@@ -99,7 +102,7 @@ async def test_the_lines_of_the_readme_show_measurements(database_url: str, tmp_
             stderr=asyncio.subprocess.STDOUT,
         )
         said, _nothing = await process.communicate()
-    assert (process.returncode, said.decode()) == (0, "2026-11-20T10:00:00Z Meter 1 7.25\n")
+    assert (process.returncode, said.decode()) == (0, f"{start:%Y-%m-%dT%H:%M:%SZ} Meter 1 7.25\n")
 
 
 def _command(folder: Path) -> Path:
