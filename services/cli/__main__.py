@@ -10,7 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import services.platform.lean_imports  # noqa: F401 - before all others
+from services.cli.early_interrupt import answer_interrupts
+
+# isort: split
+import services.platform.lean_imports  # noqa: F401 - before all others that take long
 
 # isort: split
 import structlog
@@ -30,6 +33,7 @@ _TOO_LARGE = re.compile(r"invalid input for query argument \$\d+: (-?\d+) \(valu
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never lets an exception out. The process ends with it."""
+    answer_interrupts()
     try:
         return _run(arguments)
     finally:

@@ -1,5 +1,6 @@
 """The groups of the command are loaded one by one, and none is forgotten."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,16 @@ def test_a_command_loads_no_library_that_only_others_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "must begin with postgresql://" in done.stderr
     assert done.stdout.splitlines() == ["[]"]
+
+
+def test_an_interrupt_while_modules_load_ends_the_command_without_a_trace() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'services.cli.app': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "import services.cli.__main__"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
