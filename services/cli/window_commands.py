@@ -23,7 +23,7 @@ from services.platform.postgres import transaction
 from services.platform.topics import READING_TOPICS
 from services.windowing.forcing import add_force, holding, list_forces
 from services.windowing.retention_queries import retentions
-from services.windowing.status_queries import forced_counts, newest_grace, standings
+from services.windowing.status_queries import forced_counts, newest_grace, occupied, standings
 
 _FORCES_SHOWN = 5
 
@@ -39,6 +39,7 @@ async def status(session: Session) -> None:
         forces = await list_forces(connection, _FORCES_SHOWN)
         counts = await forced_counts(connection, [force.force_id for force in forces])
         retention = await retentions(connection)
+        found_occupied = await occupied(connection)
     watermarks = await _watermarks(session, progress)
     show_status(
         session.answer,
@@ -47,6 +48,7 @@ async def status(session: Session) -> None:
         forces,
         counts,
         platform_watermark(watermarks, watermarks),
+        found_occupied,
     )
 
 

@@ -11,7 +11,7 @@ from services.platform.kafka import Partition
 from services.windowing.forcing import ForceRecord
 from services.windowing.held import windows_held
 from services.windowing.retention_queries import Retention
-from services.windowing.status_queries import ForcedCount, Standing
+from services.windowing.status_queries import ForcedCount, Occupied, Standing
 
 _COLUMNS = (
     Column("Resolution", number=True),
@@ -131,6 +131,7 @@ def show_status(
     forces: Sequence[ForceRecord],
     counts: Mapping[int, ForcedCount],
     watermark: datetime | None,
+    occupied: Sequence[Occupied],
 ) -> None:
     """Answer with tables, or with everything as JSON."""
     if answer.as_json:
@@ -139,6 +140,7 @@ def show_status(
                 "watermark": watermark,
                 "resolutions": [_resolution_json(one) for one in resolutions],
                 "held_open_by": [asdict(one) for one in held_by],
+                "occupied": [one._asdict() for one in occupied],
                 "forced": [_force_json(one, counts.get(one.force_id)) for one in forces],
             }
         )
@@ -147,7 +149,7 @@ def show_status(
         answer.say("No window was ever closed: windows open with the first reading.")
     else:
         answer.table(_COLUMNS, map(_resolution_row, resolutions))
-        for sentence in filter(None, map(_held_by_job, resolutions)):
+        for sentence in filter(None, [*map(_occupied, occupied), *map(_held_by_job, resolutions)]):
             answer.say(sentence)
     if not resolutions and all(one.watermark is None for one in held_by):
         return  # nothing is wrong with a partition that waits for the first reading like all others
@@ -171,6 +173,15 @@ def _resolution_json(one: ResolutionStatus) -> dict[str, object]:
     days = None if kept.keep is None else kept.keep.days
     retention = {"keep_days": days, **{name: value for name, value in kept._asdict().items() if name != "keep"}}
     return {**asdict(one), "retention": retention}
+
+
+def _occupied(one: Occupied) -> str:
+    whose = "" if one.meter_id is None else f" of meter {one.meter_id}"
+    return (
+        f"OCCUPIED: the window of {one.resolution_minutes} minutes from {utc(one.window_start)} on is open, and "
+        f"{one.in_table} holds something{whose} in it already, which somebody wrote behind the product's back. Bucket "
+        f"{one.bucket} of these windows closes no further than there until it is deleted."
+    )
 
 
 def _held_by_job(one: ResolutionStatus) -> str | None:

@@ -78,7 +78,7 @@ def assemble(store: ObjectStore, claim: Claim, export: Export, chunks: Chunks, s
 
 def file_epochs(store: ObjectStore, key: Key) -> list[int]:
     """Return the epochs of those who began or completed the file."""
-    return [int(name) for name in store.folders(key.files)]
+    return [int(name) for name in store.folders(key.files) if name.isdecimal()]  # others are none of ours
 
 
 def _verified(store: ObjectStore, export: Export, chunks: Chunks, stopping: Event) -> Generator[bytes]:

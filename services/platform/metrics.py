@@ -100,6 +100,12 @@ WINDOWS_CLOSED = Counter(
     labelnames=("resolution",),
     registry=REGISTRY,
 )
+WINDOWS_OCCUPIED = Counter(
+    "meterpost_windows_occupied",
+    "Attempts to close an open window that holds already what closing it is to write; its bucket closes no further.",
+    labelnames=("resolution",),
+    registry=REGISTRY,
+)
 WINDOWS_FORCED = Counter(
     "meterpost_windows_forced",
     "Windows of a bucket closed by an operator's decision, before everything was stored that belongs to them.",

@@ -103,7 +103,7 @@ class ObjectStore:
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder; of what is not there, none."""
-        with _translated(folder):
+        with self._asking(folder):
             found = obstore.list_with_delimiter(self._store, _checked(folder))["common_prefixes"]
         return [name.rstrip("/").rpartition("/")[2] for name in found]
 
@@ -113,7 +113,7 @@ class ObjectStore:
         In a folder of this machine whatever a killed process left unfinished goes, too; elsewhere the store's own rule
         for incomplete uploads has to see to that.
         """
-        with _translated(folder):
+        with self._asking(folder):
             names = [one["path"] for batch in obstore.list(self._store, _checked(folder)) for one in batch]
             for name in names:
                 try:
@@ -126,17 +126,24 @@ class ObjectStore:
 
     @contextmanager
     def _asking(self, name: str) -> Iterator[None]:
-        """Translate errors; an object of a bucket or a folder that is not there is not missing: the store is away."""
+        """Translate errors; where the store's bucket or folder is not there, the store is away and nothing is missing.
+
+        Nor is anything removed there, and nothing is put into a folder that would be made anew beside the right one.
+        """
+        self._check_folder()
         try:
             with _translated(name):
                 yield
         except ObjectMissingError:
-            if self._folder is not None and not self._folder.is_dir():
-                raise Unavailable(f"the store does not answer: its folder {self._folder} is not there") from None
+            self._check_folder()
             # The answer to HEAD does not say which of the two it is, that to a list of nothing does.
             with _translated(name), suppress(exceptions.PermissionDeniedError, PermissionError):
                 next(iter(obstore.list(self._store, name)), None)
             raise
+
+    def _check_folder(self) -> None:
+        if self._folder is not None and not self._folder.is_dir():
+            raise Unavailable(f"the store does not answer: its folder {self._folder} is not there")
 
 
 class ObjectWriter:

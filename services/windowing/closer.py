@@ -2,6 +2,7 @@
 
 import time
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -9,11 +10,12 @@ from services.core.messages import WindowsClosed, WindowsDue, encode
 from services.platform.crash_points import crash_point
 from services.platform.errors import Unavailable
 from services.platform.kafka import Producer
+from services.platform.metrics import WINDOWS_OCCUPIED
 from services.platform.postgres import Patience
 from services.platform.topics import WINDOWS_CLOSED, WINDOWS_DUE
 from services.windowing.announcements import BucketKey
 from services.windowing.settings import WindowingSettings
-from services.windowing.store import WindowStore
+from services.windowing.store import WindowOccupied, WindowStore
 
 TURN_SECONDS = 1.0
 """A bucket that is far behind works so long at a time; then the others have their turn."""
@@ -29,11 +31,14 @@ class Closer:
         self._store = store
         self._producer = producer
         self._patience = patience
+        self._occupied: dict[BucketKey, str] = {}
+        """Buckets that close no further, and why, as far as we served them. They are tried at every announcement."""
 
     async def close(self, due: WindowsDue) -> None:
         """Close the bucket's windows, oldest first, for about one turn; announces what is left over again.
 
-        Raises Unavailable only when told to stop while a server is away.
+        A window that somebody wrote into by hand stops its bucket alone; it is closed once that is deleted. Raises
+        Unavailable only when told to stop while a server is away.
         """
         key = BucketKey(due.resolution_minutes, due.bucket)
         if key not in self._store.keys:
@@ -41,8 +46,21 @@ class Closer:
             return
         turn_ends = time.monotonic() + TURN_SECONDS
         before: datetime | None = None
+        # One after the other, so that all before the occupied one are closed, and to try that one costs little.
+        is_slow = key in self._occupied
         while not self._patience.stopping.is_set():
-            reached = await self._patience.postgres(lambda: self._store.advance(key, due.due_until))
+            advance = partial(self._store.advance, key, due.due_until, is_one_window=is_slow)
+            try:
+                reached = await self._patience.postgres(advance)
+            except WindowOccupied as error:
+                if is_slow:
+                    self._tell_occupied(key, str(error))
+                    return
+                is_slow = True
+                continue
+            if self._occupied.pop(key, None) is not None:
+                is_slow = False
+                log.info("window_occupied_no_longer", resolution_minutes=key.resolution_minutes, bucket=key.bucket)
             if reached is None or reached == before:
                 return  # nothing is open yet, or the tables do not confirm that more is due
             await self.tell_closed(due.resolution_minutes)
@@ -52,6 +70,19 @@ class Closer:
             if time.monotonic() >= turn_ends:
                 await self._publish(WINDOWS_DUE, f"{due.resolution_minutes}/{due.bucket}", encode(due))
                 return
+
+    def _tell_occupied(self, key: BucketKey, what: str) -> None:
+        """Count each attempt, log the first."""
+        WINDOWS_OCCUPIED.labels(str(key.resolution_minutes)).inc()
+        if self._occupied.get(key) != what:
+            self._occupied[key] = what
+            log.error(
+                "window_occupied",
+                resolution_minutes=key.resolution_minutes,
+                bucket=key.bucket,
+                error=f"an open window holds already what closing it is to write ({what}): somebody wrote that behind "
+                "the product's back. This bucket closes no further until it is deleted",
+            )
 
     async def tell_closed(self, resolution_minutes: int) -> None:
         """Move the resolution's common frontier to where all buckets stand, and publish it where it moved."""

@@ -8,10 +8,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import structlog
+
 from services.core.times import floor_to
 from services.core.windows import RESOLUTIONS_MINUTES, due_until, platform_watermark
 from services.platform.kafka import Partition
+from services.platform.metrics import WINDOWS_FORCED
 from services.platform.postgres import Connection
+
+log = structlog.get_logger()
 
 
 class Force(NamedTuple):
@@ -129,6 +134,21 @@ async def mark_forced(
     """
     await connection.execute(
         _MARK, resolution_minutes, *span, list(buckets), force_id, list(reading_topics), logger_topic
+    )
+
+
+def tell_forced(resolution_minutes: int, span: tuple[datetime, datetime], buckets: int, force_id: int) -> None:
+    """Count and log that the windows of a span were closed by a decision."""
+    start, end = span
+    windows = buckets * ((end - start) // timedelta(minutes=resolution_minutes))
+    WINDOWS_FORCED.labels(str(resolution_minutes)).inc(windows)
+    log.warning(
+        "windows_forced",
+        resolution_minutes=resolution_minutes,
+        buckets=buckets,
+        start=start.isoformat(),
+        end=end.isoformat(),
+        force_id=force_id,
     )
 
 

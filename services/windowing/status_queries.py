@@ -38,6 +38,37 @@ async def standings(connection: Connection) -> list[Standing]:
     return [Standing(*row) for row in rows]
 
 
+class Occupied(NamedTuple):
+    """A window that is open and holds something already: its bucket closes no further than there."""
+
+    resolution_minutes: int
+    bucket: int
+    window_start: datetime
+    in_table: str
+    meter_id: int | None
+    """None: a proof."""
+
+
+async def occupied(connection: Connection) -> list[Occupied]:
+    """Return each bucket's first window of that kind, table by table."""
+    first = " UNION ALL ".join(
+        f"(SELECT window_start, '{table}' AS in_table, {meter_id} AS meter_id FROM {table} "  # noqa: S608 - names of ours
+        "WHERE resolution_minutes = f.resolution_minutes AND window_start >= f.closed_until "
+        f"AND {bucket} = f.bucket ORDER BY window_start LIMIT 1)"
+        for table, meter_id, bucket in (
+            ("measurement", "meter_id", "meter_id % n.buckets"),
+            ("meter_event", "meter_id", "meter_id % n.buckets"),
+            ("window_closing", "NULL::integer", "bucket"),
+        )
+    )
+    rows = await connection.fetch(
+        f"SELECT f.resolution_minutes, f.bucket, held.window_start, in_table, meter_id "  # noqa: S608 - as above
+        "FROM window_frontier f CROSS JOIN (SELECT max(bucket) + 1 AS buckets FROM window_frontier) n "
+        f"CROSS JOIN LATERAL ({first}) held ORDER BY window_start, resolution_minutes, bucket, in_table"
+    )
+    return [Occupied(*row) for row in rows]
+
+
 async def newest_grace(connection: Connection) -> timedelta:
     """Return the grace with which windows were closed last; the default before any was."""
     grace: timedelta = await connection.fetchval(

@@ -4,28 +4,26 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
-import structlog
 
 from services.core.times import floor_to
 from services.core.windows import RESOLUTIONS_MINUTES, due_until, platform_watermark
 from services.platform.crash_points import crash_point
-from services.platform.errors import OperatorNeeded, Unavailable
+from services.platform.errors import MeterpostError, OperatorNeeded, Unavailable
 from services.platform.kafka import Partition
-from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED, WINDOWS_FORCED
+from services.platform.metrics import WINDOW_CLOSE_SECONDS, WINDOW_ROWS, WINDOWS_CLOSED
 from services.platform.partitions import create_partitions
 from services.platform.postgres import Connection, Pool, transaction
 from services.platform.topics import READINGS_LOGGER
 from services.windowing.announcements import BucketKey
 from services.windowing.bucket_classes import simplest_classes
 from services.windowing.closing_sql import CLOSE, CLOSE_ONE, PLAN_FOR_THE_RANGE
-from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces
+from services.windowing.forcing import DuePoint, Force, furthest, mark_forced, open_forces, tell_forced
 from services.windowing.measurement_partitions import partition_of
 from services.windowing.settings import WindowingSettings
-
-log = structlog.get_logger()
 
 _FRONTIER = "SELECT closed_until FROM window_frontier WHERE resolution_minutes = $1 AND bucket = $2"
 _WATERMARKS = "SELECT topic, partition, watermark FROM ingest_progress WHERE topic = ANY ($1::text[])"
@@ -89,6 +87,10 @@ class Chunk(NamedTuple):
 
     start: datetime
     end: datetime
+
+
+class WindowOccupied(MeterpostError):  # noqa: N818 - a state of the tables
+    """A window that is open holds already what closing it is to write: somebody wrote that by hand."""
 
 
 class Step(NamedTuple):
@@ -185,36 +187,38 @@ class WindowStore:
                 self._settings.grace,
             )
 
-    async def advance(self, key: BucketKey, due: datetime) -> datetime | None:
+    async def advance(self, key: BucketKey, due: datetime, *, is_one_window: bool = False) -> datetime | None:
         """Close the oldest windows of a bucket that start before `due`, as many as one statement takes.
 
         Returns where the bucket then stands; None where nothing is open yet. Other buckets that stand at the same
         place and that nobody else works on are closed along, because the readings are read once for all of them, or
-        once for each of the connections that share the work.
+        once for each of the connections that share the work. With `is_one_window` no more than one window is closed.
         However often and by however many it is called, each window is closed once: the frontier's row decides.
+        Raises WindowOccupied where one of the bucket's windows holds something already.
         """
         step = await self._plan(key, due)
         if step is None or step.chunk is None:
             return None if step is None else step.frontier
-        await self._ensure_partitions(key.resolution_minutes, step.chunk, is_forced=step.force_id is not None)
+        chunk = step.chunk
+        if is_one_window:
+            chunk = chunk._replace(end=min(chunk.end, chunk.start + timedelta(minutes=key.resolution_minutes)))
+        await self._ensure_partitions(key.resolution_minutes, chunk, is_forced=step.force_id is not None)
         crash_point("windowing.claimed")
         # Buckets are closed and moved on independently, so one that fails takes nothing back from the others.
-        results = await asyncio.gather(
-            *(self._close_share(key, step, step.chunk, share) for share in self._shares(key)), return_exceptions=True
-        )
-        for result in results:
+        close = partial(self._close_share, key, step, chunk)
+        reached, *others = await asyncio.gather(*map(close, self._shares(key)), return_exceptions=True)
+        if isinstance(reached, asyncpg.UniqueViolationError):
+            # It may be another bucket's that was to be closed along. That one is told of when its own turn comes.
+            [reached] = await asyncio.gather(close([key.bucket]), return_exceptions=True)
+        for result in (reached, *others):
             if isinstance(result, asyncpg.CheckViolationError) and result.constraint_name is None:
                 # The partition for a row was taken for there, and is not; what was not closed is closed next time.
                 self._known_partitions.clear()
                 raise Unavailable(f"PostgreSQL has no partition for a row of a closed window: {result}") from result
-            if isinstance(result, asyncpg.UniqueViolationError):
-                raise OperatorNeeded(
-                    f"a window that is open holds already what closing it is to write ({result.table_name}: "
-                    f"{result.detail}): somebody wrote that behind the product's back, and it has to be removed"
-                ) from result
-            if isinstance(result, BaseException):
+            if isinstance(result, BaseException) and not isinstance(result, asyncpg.UniqueViolationError):
                 raise result
-        reached = results[0]
+        if isinstance(reached, asyncpg.UniqueViolationError):
+            raise WindowOccupied(f"{reached.table_name}: {reached.detail}") from reached
         assert isinstance(reached, datetime)  # noqa: S101 - the first share holds the bucket itself
         return reached
 
@@ -261,20 +265,8 @@ class WindowStore:
         WINDOWS_CLOSED.labels(str(key.resolution_minutes)).inc(windows)
         WINDOW_ROWS.inc(rows)
         if step.force_id is not None:
-            self._tell_forced(key.resolution_minutes, chunk, len(buckets), step.force_id)
+            tell_forced(key.resolution_minutes, chunk, len(buckets), step.force_id)
         return chunk.end if is_own else None
-
-    def _tell_forced(self, resolution_minutes: int, chunk: Chunk, buckets: int, force_id: int) -> None:
-        windows = buckets * ((chunk.end - chunk.start) // timedelta(minutes=resolution_minutes))
-        WINDOWS_FORCED.labels(str(resolution_minutes)).inc(windows)
-        log.warning(
-            "windows_forced",
-            resolution_minutes=resolution_minutes,
-            buckets=buckets,
-            start=chunk.start.isoformat(),
-            end=chunk.end.isoformat(),
-            force_id=force_id,
-        )
 
     async def _close(
         self, connection: Connection, resolution: int, chunk: Chunk, buckets: list[int]

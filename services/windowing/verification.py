@@ -32,6 +32,8 @@ from services.windowing.verify_sql import (
 _LONGEST = timedelta(days=31)
 _READINGS = 200_000
 """A stretch of windows holds about so many readings at most, or is one window; so memory does not grow."""
+_PROOFS = 10_000
+"""So many proofs at most are looked at for the end of a stretch of which no readings are kept, however long that is."""
 
 
 class Difference(NamedTuple):
@@ -124,7 +126,7 @@ async def verify(
             begins = max(floor_to(found, resolution), start)
             if bounds.readings_from is None or begins < bounds.readings_from:
                 after: datetime | None = await connection.fetchval(
-                    WINDOW_AFTER, resolution_minutes, begins, limit, _READINGS
+                    WINDOW_AFTER, resolution_minutes, begins, limit, _READINGS, _PROOFS
                 )
                 start = limit if after is None else after
                 yield await _by_proof(connection, resolution_minutes, begins, start, bounds.buckets, tell_at_most)

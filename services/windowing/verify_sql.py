@@ -235,16 +235,20 @@ WITH hashed AS (
 SELECT *, count(*) OVER () AS differences FROM differing ORDER BY window_start, what LIMIT $5
 """  # noqa: S608 - put together from constants
 
-# The first window after $2 and before $3 with which those from $2 on hold more than $4 rows. $1: resolution.
+# The first window after $2 and before $3 with which those from $2 on hold more than $4 rows, or as many proofs as $5,
+# which are more than there are buckets; it looks at no more proofs than that. $1: resolution.
 WINDOW_AFTER = """
 SELECT window_start
 FROM (
-    SELECT window_start, sum(sum(row_count)) OVER (ORDER BY window_start) AS rows
-    FROM window_closing
-    WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
-    GROUP BY window_start
+    SELECT window_start, sum(row_count) OVER from_the_first AS rows, count(*) OVER from_the_first AS proofs
+    FROM (
+        SELECT window_start, row_count FROM window_closing
+        WHERE resolution_minutes = $1 AND window_start >= $2 AND window_start < $3
+        ORDER BY window_start LIMIT $5
+    ) AS ahead
+    WINDOW from_the_first AS (ORDER BY window_start)
 ) AS held
-WHERE rows > $4 AND window_start > $2 ORDER BY window_start LIMIT 1
+WHERE (rows > $4 OR proofs >= $5) AND window_start > $2 ORDER BY window_start LIMIT 1
 """
 
 # The first time at or after $2 and before $3 at which there is anything. $1: resolution.

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from services.core.conversion import Conversion, Utility, convert
 from services.core.windows import DEFAULT_GRACE, RESOLUTIONS_MINUTES, cut_off
-from services.platform.errors import OperatorNeeded
 from services.platform.postgres import Pool, connect_pool, transaction
 from tests.support.closing import (
     MINUTE,
@@ -239,23 +238,3 @@ async def test_the_database_converts_exactly_as_the_core_does(
     assert found == {
         number: convert(sum(counts), conversion) for number, (conversion, counts) in enumerate(cases, start=1)
     }
-
-
-async def test_what_an_open_window_holds_already_is_an_operators_case_and_not_closed_over(
-    pool: Pool, database_url: str
-) -> None:
-    await seed_meters(database_url, UTILITIES)
-    await store_versions(database_url, [version(1, T0, 5), version(1, T0 + 5 * MINUTE, 6)])
-    store = await begin(pool, database_url, T0 + HOUR)
-    await close_all(store, T0 + 5 * MINUTE)
-    async with transaction(pool) as connection:
-        await connection.execute(
-            "INSERT INTO measurement SELECT window_start + interval '5 minutes', meter_id, organization_id, "
-            "resolution_minutes, 1, 1, 99, 99, NULL FROM measurement WHERE resolution_minutes = 5"
-        )
-    with pytest.raises(OperatorNeeded, match=r"holds already .*2026-11-20 10:05:00\+00"):
-        await close_all(store, T0 + 10 * MINUTE)
-    async with transaction(pool) as connection:
-        await connection.execute("DELETE FROM measurement WHERE pulses = 99")
-    await close_all(store, T0 + 10 * MINUTE)
-    assert [row.pulses for row in await stored_rows(database_url, 5)] == [5, 6]

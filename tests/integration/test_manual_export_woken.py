@@ -120,6 +120,7 @@ async def test_woken_after_the_next_owner_has_finished_it_takes_its_own_file_awa
 async def test_what_a_killed_worker_left_of_its_file_goes_when_the_next_one_begins(exporting: Exporting) -> None:
     killed = await begin_file(exporting, *await take_over(exporting))
     [left] = files(exporting, is_unfinished)
+    (left.parent.parent / "lost+found").mkdir()  # no epoch, and nobody's business
     heir_claim, export = await take_over(exporting)
     heir = await begin_file(exporting, heir_claim, export)
     eventually(lambda: not left.exists(), 10, because="the older one is removed")

@@ -211,20 +211,22 @@ def test_a_store_that_is_not_there_is_away_and_its_objects_are_not_missing(s3: S
             with pytest.raises(Unavailable, match=r"the store does not answer: .*(is not there|NoSuchBucket)"):
                 attempt(store)
 
-    def write() -> None:
-        with in_bucket.writer("1/1/file") as writer:
+    def write(store: ObjectStore) -> None:
+        with store.writer("1/1/file") as writer:
             writer.write(BIG)
 
-    for change in (
-        lambda: in_bucket.put("1/1/file", b"x"),
-        write,
-        lambda: in_bucket.remove_all("1/1"),
-        lambda: in_bucket.folders("1/1"),
-    ):
-        with pytest.raises(Unavailable, match=r"the store does not answer: .*NoSuchBucket"):
-            change()
+    for store in (in_folder, in_bucket):
+        for change in (
+            lambda store: store.put("1/1/file", b"x"),
+            write,
+            lambda store: store.remove_all("1/1"),
+            lambda store: store.folders("1/1"),
+        ):
+            with pytest.raises(Unavailable, match=r"the store does not answer: .*(is not there|NoSuchBucket)"):
+                change(store)
+    assert not folder.exists()
     s3.buckets.add(BUCKET)
-    write()
+    write(in_bucket)
     assert in_bucket.size("1/1/file") == len(BIG)
 
 

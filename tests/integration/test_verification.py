@@ -367,6 +367,19 @@ async def test_rows_whose_readings_are_no_longer_kept_are_held_against_their_pro
     assert (found.window_start, found.what) == (T0 + 20 * MINUTE, what)
 
 
+async def test_of_windows_without_readings_no_more_proofs_are_looked_at_than_a_stretch_may_hold(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each stretch of a year would look at all proofs of what is left of the year."""
+    versions = [version(meter, T0 + minute * MINUTE, 3 + minute) for meter in (1, 2) for minute in range(30)]
+    await close_as_it_goes(pool, database_url, versions, UTILITIES)
+    async with transaction(pool) as connection:
+        await connection.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+    monkeypatch.setattr("services.windowing.verification._PROOFS", 15)  # of seven windows, and one half
+    steps = [step async for step in verify(pool, 1, T0, T0 + HOUR, 10)]
+    assert [(step.unverifiable, step.difference_count) for step in steps] == [(7, 0)] * 4 + [(2, 0)]
+
+
 async def test_before_anything_was_closed_there_is_nothing_to_verify(pool: Pool) -> None:
     with pytest.raises(UserError, match="nothing to verify"):
         await verified(pool, 1)
