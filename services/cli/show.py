@@ -118,6 +118,11 @@ def utc(instant: datetime | None) -> str:
     return text.removesuffix(".000") + "Z"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: 1 meter, 2,000 meters."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def refuse(file: str, problems: Sequence[Problem]) -> UserError:
     """Return the error that lists what is wrong in a file, line by line, the first ones in full."""
     shown = [f"  {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
