@@ -14,8 +14,9 @@ from services.api.completeness_queries import (
 )
 from services.cli import choosing
 from services.cli.session import Session, command
-from services.cli.show import Column, counted, utc
+from services.cli.show import Column, utc
 from services.cli.windows import app
+from services.core.plurals import counted
 from services.core.times import ceil_to
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
