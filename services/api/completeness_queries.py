@@ -10,7 +10,7 @@ MeterState = Literal["silent", "partial", "complete"]
 
 
 class MeterCompleteness(NamedTuple):
-    """One meter, over the windows in which it was configured and some device was to report it."""
+    """One meter, over the windows in which some device was to report it, none shorter than its cadence."""
 
     meter_id: int
     meter_name: str
@@ -50,7 +50,10 @@ async def completeness_of(
     end: datetime,
     site_id: int | None,
 ) -> list[MeterCompleteness]:
-    """Return every meter that was to report in windows that start in [start, end), as the catalog is known now."""
+    """Return every meter that was to report in windows that start in [start, end), as the catalog is known now.
+
+    In windows shorter than its cadence a meter is not to report: `meters_that_report_less_often` names those.
+    """
     rows = await connection.fetch(
         """
         SELECT f.meter_id, c.name, f.site_id, d.name, f.windows, f.windows_present, f.intervals_expected,
@@ -71,6 +74,33 @@ async def completeness_of(
         None if site_id is None else [site_id],
     )
     return [MeterCompleteness(*row) for row in rows]
+
+
+async def meters_that_report_less_often(
+    connection: AnyConnection,
+    organization_id: int,
+    resolution_minutes: int,
+    start: datetime,
+    end: datetime,
+    site_id: int | None,
+) -> list[int]:
+    """Return the meters whose cadence is longer than the resolution in some window that starts in [start, end).
+
+    No reading of theirs fits into such a window, so nothing is expected of them there.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT meter_id
+        FROM reporting_stretches($1, $2, $3, $4, (SELECT revision FROM catalog_revision), $5)
+        WHERE cadence_minutes > $2 ORDER BY meter_id
+        """,
+        organization_id,
+        resolution_minutes,
+        start,
+        end,
+        None if site_id is None else [site_id],
+    )
+    return [row["meter_id"] for row in rows]
 
 
 def totals_of(meters: Sequence[MeterCompleteness]) -> CompletenessTotals:

@@ -13,6 +13,7 @@ from services.api.job_store import lift_stop, locked_job
 from services.api.run_queries import Run, find_run
 from services.core.giving_up import FAILED, GIVEN_UP, why_not
 from services.core.parts import run_id
+from services.core.plurals import counted
 from services.core.times import iso_seconds
 from services.platform.errors import UserError
 from services.platform.kept_rows import dropped_of_run
@@ -188,8 +189,9 @@ async def _must_be_kept(connection: Connection, job: Job, slot_start: datetime, 
     dropped = await dropped_of_run(connection, job.organization_id, job.job_id, slot_start)
     if dropped is not None:
         raise UserError(
-            f"the run {run_id(job.job_id, slot_start)} cannot be {what}: rows of {dropped.resolution_minutes} minutes "
-            f"before {iso_seconds(dropped.dropped_until)} were dropped by retention, its own among them"
+            f"the run {run_id(job.job_id, slot_start)} cannot be {what}: rows of "
+            f"{counted(dropped.resolution_minutes, 'minute')} before {iso_seconds(dropped.dropped_until)} were dropped "
+            "by retention, its own among them"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from services.api.catalog_queries import AnyConnection, Organization, sites
+from services.core.plurals import counted
 from services.core.times import floor_to, parse_instant
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
@@ -74,7 +75,7 @@ def window_start(text: str, resolution_minutes: int, option: str) -> datetime:
     begins = floor_to(found, timedelta(minutes=resolution_minutes))
     if begins != found:
         raise UserError(
-            f"{option} is {text}; no window of {resolution_minutes} minutes starts there, one starts at "
+            f"{option} is {text}; no window of {counted(resolution_minutes, 'minute')} starts there, one starts at "
             f"{begins:%Y-%m-%dT%H:%M:%SZ}"
         )
     return found

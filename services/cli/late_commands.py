@@ -16,9 +16,10 @@ from services.api.late_rows import corrected_rows
 from services.api.run_queries import find_run, parse_run_id
 from services.cli import choosing
 from services.cli.session import Session, command
-from services.cli.show import Column, ReaderGoneError, utc
+from services.cli.show import Column, ReaderGoneError, lasted, utc
 from services.core.file_transfer import file_format
 from services.core.parts import HTTPS_JSON, PartFormat
+from services.core.plurals import counted
 from services.core.row_blocks import render_rows
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.platform.errors import UserError
@@ -148,7 +149,8 @@ async def export(
     else:
         where = "standard output" if output == "-" else output
         session.answer.note(
-            f"{rows:,} rows to {where}: {totals.runs:,} runs missed something of {totals.meters:,} meters"
+            f"{counted(rows, 'row')} to {where}: {counted(totals.runs, 'run')} missed something of "
+            f"{counted(totals.meters, 'meter')}"
         )
     _tell_dropped(session, choice)
 
@@ -339,7 +341,7 @@ def _group_row(group: LateGroup) -> tuple[object, ...]:
 
 
 def _late_by(duration: timedelta) -> str:
-    return "forced" if duration < timedelta(0) else str(duration)
+    return "forced" if duration < timedelta(0) else lasted(duration)
 
 
 def _tell_totals(session: Session, totals: LateTotals, shown: int, is_cut: bool) -> None:
@@ -348,8 +350,11 @@ def _tell_totals(session: Session, totals: LateTotals, shown: int, is_cut: bool)
     longest = ""
     if totals.longest_late_by is not None:  # negative: all of it came in time for windows that were closed by force
         is_late = totals.longest_late_by >= timedelta(0)
-        longest = f", at most {totals.longest_late_by} late" if is_late else ", all of it because of a forced close"
+        longest = (
+            f", at most {lasted(totals.longest_late_by)} late" if is_late else ", all of it because of a forced close"
+        )
     session.answer.say(
-        f"Missed: {totals.missed:,} readings in {totals.windows:,} windows of {totals.meters:,} meters, by "
-        f"{totals.runs:,} runs{longest}. No loss: {totals.repeat:,} repeats, {totals.outranked:,} outranked."
+        f"Missed: {counted(totals.missed, 'reading')} in {counted(totals.windows, 'window')} of "
+        f"{counted(totals.meters, 'meter')}, by {counted(totals.runs, 'run')}{longest}. "
+        f"No loss: {counted(totals.repeat, 'repeat')}, {totals.outranked:,} outranked."
     )

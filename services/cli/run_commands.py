@@ -21,6 +21,7 @@ from services.cli import api_runs
 from services.cli.api_session import Api
 from services.cli.session import Session, command
 from services.cli.show import Column, utc
+from services.core.plurals import counted
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
 
@@ -136,12 +137,15 @@ def _show_run(session: Session, found: Run, parts: Sequence[Part], attempts: Seq
         ]
         session.answer.json({"run": found.run_id, **found._asdict(), "parts": listed})
         return
+    again = f", sent again {counted(found.resend_count, 'time')}" if found.resend_count else ""
+    content = f"{counted(found.row_count, 'row')} in {counted(found.part_count, 'part')}"
     session.answer.say(
         f"{found.run_id}: {found.state}. Slot {utc(found.slot_start)} to {utc(found.slot_end)} of job {found.job_id} "
-        f"{found.job_name!r} (version {found.job_version}): {found.row_count:,} rows in {found.part_count:,} parts"
-        f"{f', sent again {found.resend_count} times' if found.resend_count else ''}."
+        f"{found.job_name!r} (version {found.job_version}): {content}{again}."
     )
-    if found.intervals_expected is not None:
+    if found.intervals_expected == 0:
+        session.answer.say("Intervals: none was expected (`meterpost windows completeness` shows why).")
+    elif found.intervals_expected is not None:
         session.answer.say(
             f"Intervals: {found.intervals_present:,} of {found.intervals_expected:,} expected ({_share(found)}); "
             f"silent meters: {found.silent_meter_count:,}."
@@ -181,10 +185,8 @@ def _show_run(session: Session, found: Run, parts: Sequence[Part], attempts: Seq
 
 
 def _share(run: Run) -> str | None:
-    """Return how much of what was expected is there; rounded down, so that 100 % is everything."""
-    if run.intervals_expected is None or run.intervals_present is None:
+    """Return how much of what was expected is there, if anything was; rounded down, so that 100 % is everything."""
+    if not run.intervals_expected or run.intervals_present is None:
         return None
-    if run.intervals_expected == 0:
-        return "100 %"
     tenths = run.intervals_present * 1000 // run.intervals_expected
     return f"{tenths // 10}.{tenths % 10} %" if tenths % 10 else f"{tenths // 10} %"

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -85,6 +85,12 @@ def utc(instant: datetime | None) -> str:
         return "-"
     text = instant.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
     return text.removesuffix(".000") + "Z"
+
+
+def lasted(duration: timedelta) -> str:
+    """Return a duration that is not negative for people: seconds, and milliseconds only where there are some."""
+    text = str(timedelta(milliseconds=duration // timedelta(milliseconds=1)))
+    return text[:-3] if "." in text else text
 
 
 def refuse(file: str, problems: Sequence[Problem]) -> UserError:

@@ -5,11 +5,18 @@ from typing import Annotated
 
 import typer
 
-from services.api.completeness_queries import CompletenessTotals, closed_span, completeness_of, totals_of
+from services.api.completeness_queries import (
+    CompletenessTotals,
+    closed_span,
+    completeness_of,
+    meters_that_report_less_often,
+    totals_of,
+)
 from services.cli import choosing
 from services.cli.session import Session, command
 from services.cli.show import Column, utc
 from services.cli.windows import app
+from services.core.plurals import counted
 from services.core.times import ceil_to
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
@@ -40,7 +47,8 @@ async def completeness(
     """List silent meters (no row at all) and partial ones, with the intervals that came and that were to come.
 
     A meter is to report in a window while it is configured and attached to a device, once each interval of its cadence.
-    Only closed windows count.
+    Of one that reports less often than the resolution nothing is expected; how many there are is told. Only closed
+    windows count.
     """
     minutes = choosing.resolution_of(resolution)
     step = timedelta(minutes=minutes)
@@ -57,16 +65,19 @@ async def completeness(
         if dropped_until is not None and start < dropped_until:
             if end <= dropped_until:
                 raise UserError(
-                    f"the rows of {minutes} minutes before {utc(dropped_until)} were dropped by retention: nobody can "
-                    "tell any more which meters were silent then. Runs keep their counts (`meterpost runs show`)"
+                    f"the rows of {counted(minutes, 'minute')} before {utc(dropped_until)} were dropped by retention: "
+                    "nobody can tell any more which meters were silent then. Runs keep their counts (`meterpost runs "
+                    "show`)"
                 )
             start = dropped_until
         if start >= end:
             raise UserError(
-                f"no window of {minutes} minutes is closed there; those that start from {utc(opened_at)} to before "
-                f"{utc(closed_until)} are"
+                f"no window of {counted(minutes, 'minute')} is closed there; those that start from {utc(opened_at)} "
+                f"to before {utc(closed_until)} are"
             )
-        meters = await completeness_of(connection, organization.organization_id, minutes, start, end, site_id)
+        wanted = organization.organization_id, minutes, start, end, site_id
+        meters = await completeness_of(connection, *wanted)
+        less_often = await meters_that_report_less_often(connection, *wanted)
     totals = totals_of(meters)
     listed = [meter for meter in meters if all_ or meter.state != "complete"]
     shown = listed[: choosing.limit_of(limit)]
@@ -79,6 +90,7 @@ async def completeness(
                 "to": end,
                 "dropped_until": dropped_until,
                 "totals": totals._asdict(),
+                "less_often_meter_ids": less_often,
                 "meters": [{**meter._asdict(), "state": meter.state} for meter in shown],
             }
         )
@@ -106,11 +118,22 @@ async def completeness(
     if len(shown) < len(listed):
         session.answer.note(f"the first {len(shown):,} of {len(listed):,} are shown; --limit 0 shows all")
     session.answer.say(_sentence(totals))
+    if less_often:
+        session.answer.say(_sentence_about(len(less_often), minutes))
 
 
 def _sentence(totals: CompletenessTotals) -> str:
     missing = totals.intervals_expected - totals.intervals_present
     return (
-        f"{totals.meters:,} meters: {totals.silent:,} silent, {totals.partial:,} partial. Intervals: "
+        f"{counted(totals.meters, 'meter')}: {totals.silent:,} silent, {totals.partial:,} partial. Intervals: "
         f"{totals.intervals_present:,} of {totals.intervals_expected:,} expected, {missing:,} missing."
+    )
+
+
+def _sentence_about(less_often: int, minutes: int) -> str:
+    who = "1 meter reports" if less_often == 1 else f"{less_often:,} meters report"
+    every = "minute" if minutes == 1 else f"{minutes} minutes"
+    return (
+        f"{who} less often than every {every}, by the cadence configured, in some or all of these windows: nothing "
+        "was expected then. A reading longer than a window is not in it, and no job of this resolution delivers it."
     )

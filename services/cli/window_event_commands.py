@@ -11,6 +11,7 @@ from services.cli.show import Column
 from services.cli.window_options import From, Resolution, To, check_resolution, parse_range
 from services.cli.windows import app
 from services.core.counting import EventKind
+from services.core.plurals import counted
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
 from services.windowing.event_queries import list_events
@@ -88,9 +89,11 @@ _SENTENCES: dict[EventKind, Callable[[dict[str, Any]], str]] = {
         f"not below the modulus {detail['modulus']:,}: "
         + ", ".join(f"{one['register']:,} at {one['at']}" for one in detail["registers"])
     ),
-    EventKind.OTHER_KIND_IGNORED: lambda detail: f"{detail['readings']:,} readings of {detail['kind']} not counted",
+    EventKind.OTHER_KIND_IGNORED: lambda detail: (
+        f"{counted(detail['readings'], 'reading')} of {detail['kind']} not counted"
+    ),
     EventKind.OVERLAP_IGNORED: lambda detail: (
-        f"{detail['readings']:,} readings inside longer ones not counted, {detail['pulses']:,} pulses"
+        f"{counted(detail['readings'], 'reading')} inside longer ones not counted, {counted(detail['pulses'], 'pulse')}"
     ),
 }
 

@@ -10,10 +10,11 @@ import typer
 from services.api.window_queries import Closing, Configuration, Measurement, Version, WindowStory, window_story
 from services.cli import choosing
 from services.cli.session import Session, command
-from services.cli.show import Answer, Column, utc
+from services.cli.show import Answer, Column, lasted, utc
 from services.cli.windows import app
 from services.core.conversion import WH_PER_KWH, Conversion, Utility, convert, hourly_rate, two_decimals
 from services.core.counting import RowFlag
+from services.core.plurals import counted
 from services.platform.errors import UserError
 from services.platform.postgres import transaction
 from services.windowing.as_of_queries import versions_kept_from
@@ -66,7 +67,9 @@ async def show(
         about = {"meter_id": meter, "resolution_minutes": minutes, "window_start": begins, "window_end": ends}
         session.answer.json({**about, **_json(story), "arithmetic": arithmetic})
         return
-    session.answer.say(f"Meter {meter}, {minutes} minutes from {utc(begins)} to {utc(ends)}: {_state(story)}")
+    session.answer.say(
+        f"Meter {meter}, {counted(minutes, 'minute')} from {utc(begins)} to {utc(ends)}: {_state(story)}"
+    )
     _tell(session.answer, story, arithmetic)
 
 
@@ -186,7 +189,7 @@ def _tell(answer: Answer, story: WindowStory, arithmetic: list[str]) -> None:
 def _version_row(version: Version) -> tuple[object, ...]:
     reading = version.reading
     source = "readings.logger" if reading.source_topic else "readings.bridge"
-    role: str = version.role if version.late_by is None else f"late by {version.late_by}"
+    role: str = version.role if version.late_by is None else f"late by {lasted(version.late_by)}"
     return (
         reading.measured_at,
         reading.interval_minutes,
@@ -204,7 +207,7 @@ def _configuration_facts(one: Configuration) -> list[tuple[str, object]]:
     facts: list[tuple[str, object]] = [
         ("Configuration", f"{one.meter_name}, {one.meter_type}; valid from {begun}, catalog revision {one.revision}"),
         ("Units per pulse", f"{_text(one.units_per_pulse)} {one.unit}"),
-        ("Cadence", f"{one.cadence_minutes} minutes"),
+        ("Cadence", counted(one.cadence_minutes, "minute")),
     ]
     if one.utility == Utility.GAS:
         calorific = "none" if one.calorific_value is None else _text(one.calorific_value)
@@ -218,7 +221,7 @@ def _closing_facts(one: Closing) -> list[tuple[str, object]]:
     offsets = ", ".join(f"{name} {offset}" for name, offset in sorted(json.loads(one.offsets).items()))
     return [
         ("Closed at", f"{utc(one.closed_at)} (wall clock), by catalog revision {one.catalog_revision}"),
-        ("Proof", f"bucket {one.bucket}, {one.row_count} rows, SHA-256 {one.sha256.hex()}"),
+        ("Proof", f"bucket {one.bucket}, {counted(one.row_count, 'row')}, SHA-256 {one.sha256.hex()}"),
         ("Offsets", offsets),
     ]
 

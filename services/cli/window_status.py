@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from services.cli.show import Answer, Column, utc
+from services.core.plurals import counted
 from services.core.windows import due_until, platform_watermark
 from services.ingest.progress_queries import PartitionProgress
 from services.platform.kafka import Partition
@@ -189,16 +190,17 @@ def _held_by_job(one: ResolutionStatus) -> str | None:
     kept = one.retention
     if kept is None or kept.held_from is None:
         return None
+    rows = f"rows of {counted(one.resolution_minutes, 'minute')} from {utc(kept.held_from)} on"
+    held = f"{counted(kept.held_partitions, 'partition')} held"
     return (
-        f"KEPT LONGER: rows of {one.resolution_minutes} minutes from {utc(kept.held_from)} on are older than "
-        f"{_days(kept.keep)}, but runs of job {kept.held_by_job_id} still need them ({kept.held_partitions} "
-        f"partitions held): deliver them (`meterpost jobs show {kept.held_by_job_id}`; `jobs recover` sends failed "
-        "ones), give failed ones up (`runs give-up`), or delete the job."
+        f"KEPT LONGER: {rows} are older than {_days(kept.keep)}, but runs of job {kept.held_by_job_id} still need them "
+        f"({held}): deliver them (`meterpost jobs show {kept.held_by_job_id}`; `jobs recover` sends failed ones), give "
+        "failed ones up (`runs give-up`), or delete the job."
     )
 
 
 def _days(keep: timedelta | None) -> str:
-    return "for ever" if keep is None else f"{keep.days} days"
+    return "for ever" if keep is None else counted(keep.days, "day")
 
 
 def _resolution_row(one: ResolutionStatus) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from services.cli.session import Session, command
 from services.cli.show import Answer, Column, utc
 from services.cli.window_options import From, Resolution, To, check_resolution, parse_range
 from services.cli.windows import app
+from services.core.plurals import counted
 from services.core.windows import RESOLUTIONS_MINUTES
 from services.windowing.verification import Difference, Step, verify
 
@@ -89,19 +90,29 @@ def _tell(answer: Answer, totals: _Totals) -> None:
             answer.note(f"{len(totals.differences):,} of {totals.difference_count:,} differences shown (--limit)")
     if totals.dropped:
         answer.say(
-            f"{totals.dropped:,} windows cannot be verified: their rows were dropped by retention "
-            "(`meterpost windows status`)."
+            f"{counted(totals.dropped, 'window')} cannot be verified: {_whose(totals.dropped)} rows were dropped by "
+            "retention (`meterpost windows status`)."
         )
     if totals.unverifiable:
+        whose = _whose(totals.unverifiable)
         answer.say(
-            f"{totals.unverifiable:,} windows cannot be recomputed, their readings are no longer kept: their rows were "
-            "compared with the number and SHA-256 recorded when they closed."
+            f"{counted(totals.unverifiable, 'window')} cannot be recomputed, {whose} readings are no longer kept: "
+            f"{whose} rows were compared with the number and SHA-256 recorded at the close"
+            f"{'.' if totals.differences else ': equal.'}"
         )
     if not (totals.windows or totals.differences or totals.dropped or totals.unverifiable):
         answer.say("Nothing was verified: no window there is closed and holds anything (`meterpost windows status`).")
         return
-    verified = f"{totals.windows:,} windows with {totals.rows:,} rows verified"
-    answer.say(f"{verified}: {totals.difference_count:,} differences." if totals.differences else f"{verified}: equal.")
+    differences = counted(totals.difference_count, "difference")
+    if totals.windows:
+        verified = f"{counted(totals.windows, 'window')} with {counted(totals.rows, 'row')} verified"
+        answer.say(f"{verified}: {differences}." if totals.differences else f"{verified}: equal.")
+    elif totals.differences:
+        answer.say(f"In all: {differences}.")
+
+
+def _whose(windows: int) -> str:
+    return "its" if windows == 1 else "their"
 
 
 def _line(one: Difference) -> tuple[object, ...]:
@@ -131,6 +142,6 @@ class _Progress:
             return
         self._last_line = time.monotonic()
         self._answer.note(
-            f"{resolution} min: to {utc(step.until)}; {totals.windows:,} windows, {totals.rows:,} rows, "
-            f"{totals.difference_count:,} differences so far"
+            f"{resolution} min: to {utc(step.until)}; {counted(totals.windows, 'window')}, "
+            f"{counted(totals.rows, 'row')}, {counted(totals.difference_count, 'difference')} so far"
         )

@@ -31,4 +31,6 @@ def outcome(state: str | None) -> str:
 
 def outcome_of_all(count: int) -> str:
     """Return what comes of giving up all failed runs of a time, of which there were `count`."""
-    return f"{count:,} runs are given up" if count else "no run is given up: none of that time is failed"
+    if count == 0:
+        return "no run is given up: none of that time is failed"
+    return "1 run is given up" if count == 1 else f"{count:,} runs are given up"

@@ -25,7 +25,10 @@ class ManifestPart(msgspec.Struct, frozen=True):
 
 
 class Completeness(msgspec.Struct, frozen=True):
-    """How many of the expected reading intervals went into the run's rows; a row that is absent counts for neither."""
+    """How many of the expected reading intervals went into the run's rows.
+
+    A row that is absent counts for neither, nor does one of a meter that reports less often than the resolution.
+    """
 
     intervals_present: int
     intervals_expected: int

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+from services.core.plurals import counted
 from services.core.schedule import Slot
 from services.delivery.backfill import Filling
 from services.delivery.health_store import hold
@@ -115,9 +116,11 @@ class RequestStore:
             gone = await connection.fetchval(_NOT_RETRIED, *key)
             parts = _count(await connection.execute(_RETRY_PARTS, *key))
             await connection.execute(_FARES, *claim.job, *after_resume(health))
-            outcome = f"{parts:,} parts are tried at once; {runs:,} runs had failed"
+            tried = f"{counted(parts, 'part')} {'is' if parts == 1 else 'are'} tried at once"
+            outcome = f"{tried}; {counted(runs, 'run')} had failed"
             if gone:
-                outcome += f"; {gone:,} runs stay as they were: their rows were dropped by retention"
+                stay = "1 run stays as it was: its" if gone == 1 else f"{gone:,} runs stay as they were: their"
+                outcome += f"; {stay} rows were dropped by retention"
             await _done(connection, claim, request, now, runs, outcome)
 
     async def resend(self, claim: Claim, request: Request, now: datetime) -> None:

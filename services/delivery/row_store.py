@@ -47,16 +47,33 @@ JOIN LATERAL (
     ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON c.site_id = ANY ('{{{site_ids}}}'::integer[])
 """
 
-# How complete the rows of a run are, said of the same rows as above.
+# How complete the rows of a run are, said of the same rows as above. Of a meter that reports less often than the
+# resolution nothing was expected: what rows it has count for neither. Mostly there is no such meter, and then this
+# costs no more than a look at the configurations.
 _COMPLETENESS = """
-SELECT sum(m.intervals_present)::bigint, sum(m.intervals_expected)::bigint
+WITH seldom AS MATERIALIZED (
+    SELECT meter_id, valid_from, valid_until
+    FROM (
+        SELECT meter_id, cadence_minutes, valid_from,
+               lead(valid_from, 1, 'infinity') OVER (PARTITION BY meter_id ORDER BY valid_from, revision) AS valid_until
+        FROM meter_configuration
+        WHERE revision <= $4 AND meter_id IN (
+            SELECT meter_id FROM meter JOIN meter_configuration USING (meter_id)
+            WHERE organization_id = $3 AND cadence_minutes > $1)) configured
+    WHERE cadence_minutes > $1 AND valid_from < valid_until
+)
+SELECT coalesce(sum(m.intervals_present) FILTER (WHERE seldom.meter_id IS NULL), 0)::bigint,
+       coalesce(sum(m.intervals_expected) FILTER (WHERE seldom.meter_id IS NULL), 0)::bigint
 FROM measurement m
+LEFT JOIN seldom ON seldom.meter_id = m.meter_id
+                AND m.window_start >= seldom.valid_from AND m.window_start < seldom.valid_until
 LEFT JOIN LATERAL (
     SELECT site_id FROM meter_configuration
     WHERE meter_id = m.meter_id AND valid_from <= m.window_start AND revision <= $4
     ORDER BY valid_from DESC, revision DESC LIMIT 1) c ON $5::integer[] IS NOT NULL
 WHERE m.resolution_minutes = $1 AND m.window_start = ANY ($2::timestamptz[]) AND m.organization_id = $3
   AND ($5::integer[] IS NULL OR c.site_id = ANY ($5))
+HAVING count(*) > 0
 """
 
 # Walks from window to window that anybody has rows in, which the primary key makes one probe each, and probes for the
@@ -198,7 +215,7 @@ class RowStore:
         of = (version.resolution_minutes, starts, run.job.organization_id, run.catalog_revision, sites)
         async with transaction(self._pool) as connection:
             row = await connection.fetchrow(_COMPLETENESS, *of)
-        return None if row is None or row[0] is None else Completeness(*row)
+        return None if row is None else Completeness(*row)
 
     async def are_dropped(self, run: Run) -> bool:
         """Tell whether retention has dropped rows of the run."""

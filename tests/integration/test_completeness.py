@@ -1,5 +1,6 @@
 """Silent and partial meters, counted over the windows in which a meter was to report."""
 
+import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.api.completeness_queries import completeness_of
+from services.api.completeness_queries import completeness_of, meters_that_report_less_often
 from services.core.times import floor_to
 from services.platform.postgres import Pool, transaction
 from tests.support.closing import MINUTE, T0, UTILITIES, begin, close_all, seed_meters, store_versions, version
@@ -84,7 +85,7 @@ async def test_silent_and_partial_meters_are_listed(pool: Pool, database_url: st
     ),
     bridge=st.lists(st.tuples(st.integers(-5, 130), st.booleans()), max_size=4, unique_by=lambda one: one[0]),
     cadences=st.lists(
-        st.tuples(st.integers(-5, 130), st.sampled_from([1, 5, 15, 60])), max_size=4, unique_by=lambda one: one[0]
+        st.tuples(st.integers(-5, 130), st.sampled_from([1, 5, 15, 30, 60])), max_size=4, unique_by=lambda one: one[0]
     ),
     resolution=st.sampled_from([1, 5, 15, 60]),
 )
@@ -132,9 +133,14 @@ async def test_what_is_expected_is_what_a_walk_over_the_windows_finds(
             "FROM expected_windows(1, $1, $2, $3, 1, NULL)",
             resolution, start, end,
         )  # fmt: skip
+        without = await connection.fetchval(
+            "SELECT coalesce(sum(windows), 0) FROM reporting_stretches(1, $1, $2, $3, 1, NULL) "
+            "WHERE cadence_minutes > $1",
+            resolution, start, end,
+        )  # fmt: skip
     finally:
         await connection.close()
-    windows = intervals = 0
+    windows = intervals = seldom = 0
     step = timedelta(minutes=resolution)
     at_ = floor_to(start + step - timedelta(microseconds=1), step)
     while at_ < end:
@@ -149,11 +155,73 @@ async def test_what_is_expected_is_what_a_walk_over_the_windows_finds(
         ]
         on_bridge = max((one for one in bridge if one[0] <= minute), default=(0, False))
         if in_force and any(is_on for _since, is_on in [*on_inputs, on_bridge]):
-            windows += 1
-            intervals += max(resolution // in_force[1], 1)
+            if in_force[1] <= resolution:
+                windows += 1
+                intervals += resolution // in_force[1]
+            else:  # no reading of it fits into the window
+                seldom += 1
         at_ += step
     assert found is not None
     assert tuple(map(int, found)) == (windows, intervals)
+    assert without == seldom
+
+
+async def configure(url: str, meter_id: int, cadence_minutes: int, valid_from: datetime | None = None) -> None:
+    """Correct the cadence of a meter from an instant on, or from ever."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("UPDATE catalog_revision SET revision = 2")
+        await connection.execute(
+            "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse, "
+            "cadence_minutes) VALUES ($1, coalesce($2, '-infinity'::timestamptz), 2, 'M', 1, 'kWh', 0.001, $3)",
+            *(meter_id, valid_from, cadence_minutes),
+        )
+    finally:
+        await connection.close()
+
+
+async def test_nothing_is_expected_of_meters_that_report_less_often(
+    pool: Pool, database_url: str, meterpost: Meterpost
+) -> None:
+    """Meters 1 and 2 have a cadence of 15 minutes, 3 has had it since 11:00; meter 2 sends every minute."""
+    await seed_meters(database_url, UTILITIES)
+    for meter_id in (1, 2, 3, 4):
+        await attach(database_url, meter_id)
+    await configure(database_url, 1, 15)
+    await configure(database_url, 2, 15)
+    await configure(database_url, 3, 15, T0 + HOUR)
+    versions = [version(1, T0 + quarter * 15 * MINUTE, 1, interval_minutes=15) for quarter in range(8)]
+    versions += [version(meter_id, T0 + minute * MINUTE, 1) for meter_id in (2, 4) for minute in range(120)]
+    versions += [version(3, T0 + minute * MINUTE, 1) for minute in range(30)]
+    await store_versions(database_url, versions)
+    store = await begin(pool, database_url, T0 + 5 * HOUR)
+    await close_all(store, T0 + 2 * HOUR)
+    for resolution in (1, 5, 15, 60):
+        await store.move_closed(resolution)
+    fives = meterpost.json("windows", "completeness", *FROM_TO, "--resolution", "5", "--all")
+    assert fives["totals"] == {
+        "meters": 2, "silent": 0, "partial": 1, "intervals_expected": 60 + 120, "intervals_present": 30 + 120,
+    }  # fmt: skip
+    listed = [(one["meter_id"], one["state"], one["windows_present"], one["windows"]) for one in fives["meters"]]
+    assert listed == [(3, "partial", 6, 12), (4, "complete", 24, 24)]
+    assert fives["less_often_meter_ids"] == [1, 2, 3]
+    async with transaction(pool) as connection:
+        rows = await connection.fetch(
+            "SELECT meter_id, count(*), min(intervals_expected) FROM measurement "
+            "WHERE resolution_minutes = 5 GROUP BY meter_id ORDER BY meter_id"
+        )
+    assert [tuple(row) for row in rows] == [(2, 24, 1), (3, 6, 5), (4, 24, 5)]
+    people = meterpost.ok("windows", "completeness", *FROM_TO, "--resolution", "5")
+    assert "2 meters: 0 silent, 1 partial. Intervals: 150 of 180 expected, 30 missing." in people
+    assert "3 meters report less often than every 5 minutes" in people
+    minutes = meterpost.ok("windows", "completeness", *FROM_TO, "--resolution", "1")
+    assert "3 meters report less often than every minute" in minutes
+    quarters = meterpost.json("windows", "completeness", *FROM_TO, "--resolution", "15", "--all")
+    assert [(one["meter_id"], one["intervals_present"], one["intervals_expected"]) for one in quarters["meters"]] == [
+        (1, 8, 8), (2, 8, 8), (3, 30, 64), (4, 120, 120),
+    ]  # fmt: skip
+    assert quarters["less_often_meter_ids"] == []
+    assert "less often" not in meterpost.ok("windows", "completeness", *FROM_TO, "--resolution", "15")
 
 
 async def test_sites_and_corrections_of_the_cadence_are_followed(pool: Pool, database_url: str) -> None:
@@ -177,7 +245,12 @@ async def test_sites_and_corrections_of_the_cadence_are_followed(pool: Pool, dat
             ]
             for site in (None, 1, 2)
         }
+        less_often = [
+            await meters_that_report_less_often(connection, 1, 1, T0, T0 + hours * HOUR, site)
+            for hours, site in ((2, None), (1, 1), (1, 2), (2, 2))
+        ]
     assert found == {None: [(2, "partial", 12, 24)], 1: [(1, "complete", 12, 12)], 2: [(2, "silent", 0, 12)]}
+    assert less_often == [[1], [1], [], [1]]
 
 
 async def test_a_run_carries_its_totals_and_whether_it_was_forced(
@@ -216,3 +289,30 @@ async def test_a_run_carries_its_totals_and_whether_it_was_forced(
     shown = meterpost.ok("runs", "show", runs["00"]["run"])
     assert "240 of 300 expected (80 %); silent meters: 1." in shown
     assert "FORCED" in shown
+
+
+async def test_a_run_of_which_nothing_was_expected_says_so(
+    exports: Exports, receiver: ScriptedReceiver, to: dict[str, Any], meterpost: Meterpost
+) -> None:
+    """All meters report less often than the job's resolution; in the first slot one sends rows all the same."""
+    await exports.seed(meters=2)
+    await exports.execute("UPDATE meter_configuration SET cadence_minutes = 60")
+    await exports.execute("INSERT INTO device VALUES ('BR-1', 1, 'bridge', 1)")
+    await exports.execute("INSERT INTO bridge_attachment SELECT 'BR-1', meter_id, '-infinity', 1, true FROM meter")
+    await exports.close_windows(15, DAY, at(1), meters=[1])
+    await exports.closed(15, at(2), opened_at=DAY)
+    job = await exports.add_job(to)
+    await exports.execute("UPDATE export_job_version SET manifest = true")
+
+    async def is_done() -> bool:
+        return await exports.states(job) == ["delivered", "empty"]
+
+    async with delivering(exports.url):
+        await eventually_async(is_done, 20, because="the run is delivered")
+    manifest = json.loads(receiver.accepted[-1].body)
+    assert (manifest["rows"], manifest["completeness"]) == (4, {"intervals_present": 0, "intervals_expected": 0})
+    for run in meterpost.json("runs", "list")["runs"]:
+        shown = meterpost.json("runs", "show", run["run"])
+        assert (shown["intervals_present"], shown["intervals_expected"], shown["silent_meter_count"]) == (0, 0, 0)
+        assert "Intervals: none was expected" in meterpost.ok("runs", "show", run["run"])
+    assert "%" not in meterpost.ok("runs", "list")

@@ -91,7 +91,7 @@ async def test_failed_runs_whose_rows_are_gone_stay_failed_and_the_others_are_re
             await request_retry(pool, 1, job_id, at(8), asker())
         request = await request_recover(pool, 1, job_id, asker())
         said = await until_done(pool, job_id, request)
-        assert said.endswith("1 runs had failed; 1 runs stay as they were: their rows were dropped by retention")
+        assert said.endswith("1 run had failed; 1 run stays as it was: its rows were dropped by retention")
         await until_states(exports, job_id, ["failed", "delivered"])
     assert windows(receiver) == ["09:00-10:00"]
 

@@ -57,7 +57,7 @@ async def test_a_run_that_was_given_up_is_not_recovered_and_the_others_are(
         assert await exports.states(job_id) == ["given_up", "given_up", "given_up", "failed"]
         request = await request_recover(pool, 1, job_id, asker())
         await until_states(exports, job_id, ["given_up", "given_up", "given_up", "delivered"])
-        assert "1 runs had failed" in await until_done(pool, job_id, request)
+        assert "1 run had failed" in await until_done(pool, job_id, request)
         await until_done(pool, job_id, await request_retry(pool, 1, job_id, None, asker()))
         assert (await exports.states(job_id))[0] == "given_up"
     assert windows(receiver) == ["11:00-12:00"]
@@ -124,7 +124,7 @@ async def test_a_run_that_was_given_up_is_sent_after_all_where_it_is_named_and_i
     await drop(exports, at(9))
     async with delivering(exports.url):
         said = await until_done(pool, job_id, asked_before)
-        assert said.endswith("0 runs had failed; 1 runs stay as they were: their rows were dropped by retention")
+        assert said.endswith("0 runs had failed; 1 run stays as it was: its rows were dropped by retention")
         with pytest.raises(UserError, match="dropped by retention"):
             await request_retry(pool, 1, job_id, at(8), asker())
     assert await exports.states(job_id) == ["given_up", "delivered"]

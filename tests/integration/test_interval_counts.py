@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from services.core.csv_records import csv_format
+from services.core.manifest import Completeness
 from services.core.schedule import Slot
 from services.delivery.catalog_parts import CatalogStore
 from services.delivery.interval_counts import IntervalCounts, Intervals
@@ -62,6 +63,38 @@ async def test_present_expected_and_silent_by_the_sites_of_a_job(exports: Export
         assert await count(pool, counts, *run_of(at(8), at(9), sites)) == expected
 
 
+async def test_of_meters_that_report_less_often_nothing_is_counted(exports: Exports, pool: Pool) -> None:
+    """Of five meters two report every hour, the last from 09:00 on only; all have rows until 10:00 but the first."""
+    await exports.seed(meters=5, sites=2)
+    await report(exports)
+    await exports.execute("UPDATE meter_configuration SET cadence_minutes = 60 WHERE meter_id IN (1, 2)")
+    await exports.execute(
+        "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, units_per_pulse, "
+        "cadence_minutes) VALUES (5, $1, 1, 'M', 2, 'm3', 1, 30)",
+        at(9),
+    )
+    await exports.close_windows(15, at(8), at(10), meters=[2, 3, 4, 5])
+    # Rows of a meter of which nothing is expected, some of them partial, as they are where it sends more often.
+    await exports.execute(
+        "UPDATE measurement SET intervals_present = 0 WHERE meter_id = 2 AND window_start < $1", at(9)
+    )
+    counts, rows = IntervalCounts(pool), RowStore(pool)
+    for start, end, sites, wanted, said in (
+        (at(8), at(9), None, Intervals(180, 180, 0), (12, 12)),
+        (at(9), at(10), None, Intervals(120, 120, 0), (8, 8)),
+        (at(8), at(10), [2], Intervals(180, 180, 0), (12, 12)),
+        (at(8), at(10), [1], Intervals(120, 120, 0), (8, 8)),
+    ):
+        run, version = run_of(start, end, sites)
+        assert await count(pool, counts, run, version) == wanted
+        found = await pool.fetchrow(COUNT, 1, 15, start, end, 1, sites)
+        assert found is not None
+        assert Intervals(*found) == wanted
+        assert await rows.completeness(run, version) == Completeness(*said)
+    run, version = run_of(at(10), at(11), None)
+    assert await rows.completeness(run, version) is None, "no rows"
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_it_is_what_the_database_counts(exports: Exports, pool: Pool, seed: int) -> None:
     """Meters come and go, are moved, attached elsewhere and change their cadence; rows are missing or partial."""
@@ -78,7 +111,7 @@ async def test_it_is_what_the_database_counts(exports: Exports, pool: Pool, seed
             await exports.execute(
                 "INSERT INTO meter_configuration (meter_id, valid_from, revision, name, site_id, unit, "
                 "units_per_pulse, cadence_minutes) VALUES ($1, $2, $3, 'M', $4, 'm3', 1, $5)",
-                meter, moment(), revision, chance.randint(1, 3), chance.choice([1, 5, 15, 60]),
+                meter, moment(), revision, chance.randint(1, 3), chance.choice([1, 5, 15, 30, 60]),
             )  # fmt: skip
             await exports.execute(
                 "INSERT INTO input_attachment VALUES ('LG-1', $1, $2, $3, $4)",

@@ -235,7 +235,7 @@ async def exported(pool: Pool, database_url: str) -> list[ReadingVersion]:
         version(2, T0 + 65 * MINUTE, 12, revision=1, arrived_at=after),
         version(2, T0 + 66 * MINUTE, 12, revision=1, arrived_at=after),
         version(3, T0 + 9 * MINUTE, 10, revision=1, arrived_at=after),  # a repeat
-        version(4, T0 + 8 * MINUTE, 3, arrived_at=after),
+        version(4, T0 + 8 * MINUTE, 3, arrived_at=after + timedelta(milliseconds=11)),
     ]
     await store_versions(database_url, versions)
     store = await begin(pool, database_url, T0 + 6 * HOUR)
@@ -281,6 +281,9 @@ def test_the_command_names_the_runs_that_missed_them(meterpost: Meterpost) -> No
         answer = meterpost("late", "list", *FROM_TO, "--by-run", "--resolution", "5", "--limit", str(limit))
         assert ("the first 2 are shown" in answer.err) == is_cut
         assert answer.out.count("20261120T1") == (limit or 3)
+    one = meterpost.ok("late", "list", *FROM_TO, "--resolution", "1", "--meter", "4")
+    assert "Missed: 1 reading in 1 window of 1 meter, by 0 runs, at most 4:46:00.011 late." in one
+    assert "4:46:00.011 " in one
     people = meterpost.ok("late", "list", *FROM_TO, "--resolution", "5")
     assert "job1-20261120T100000Z" in people
     assert "Missed: 4 readings in 3 windows of 3 meters, by 2 runs" in people

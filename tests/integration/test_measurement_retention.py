@@ -371,7 +371,7 @@ def test_the_status_names_the_job_that_holds_rows(capsys: pytest.CaptureFixture[
     statuses = resolution_statuses([standing], {}, {1: retention})
     show_status(Answer(as_json=False), statuses, [], [], {}, None, [])
     said = capsys.readouterr().out
-    assert "KEPT LONGER: rows of 1 minutes from 2026-11-21T00:00:00Z on are older than 2 days" in said
+    assert "KEPT LONGER: rows of 1 minute from 2026-11-21T00:00:00Z on are older than 2 days" in said
     assert "runs of job 7 still need them (3 partitions held)" in said
     show_status(Answer(as_json=True), statuses, [], [], {}, None, [])
     [told] = json.loads(capsys.readouterr().out)["resolutions"]

@@ -380,6 +380,25 @@ async def test_of_windows_without_readings_no_more_proofs_are_looked_at_than_a_s
     assert [(step.unverifiable, step.difference_count) for step in steps] == [(7, 0)] * 4 + [(2, 0)]
 
 
+async def test_the_command_says_what_was_compared_by_proof_alone(pool: Pool, database_url: str, tmp_path: Path) -> None:
+    meterpost = Meterpost(tmp_path, {"METERPOST_DATABASE_URL": database_url})
+    await close_as_it_goes(pool, database_url, [version(1, T0, 5), version(1, T0 + 3 * MINUTE, 5)], UTILITIES)
+    async with transaction(pool) as connection:
+        await connection.execute("DROP TABLE reading_20261120, reading_superseded_20261120")
+    range_ = ("--from", "2026-11-20T00:00:00Z", "--to", "2026-11-21T00:00:00Z")
+    said = " ".join(meterpost.ok("windows", "verify", *range_, "--resolution", "1").split())
+    assert said == (
+        "2 windows cannot be recomputed, their readings are no longer kept: their rows were compared with the number "
+        "and SHA-256 recorded at the close: equal."
+    )
+    await change(pool, f"UPDATE measurement SET pulses = pulses + 1 WHERE {AT}", T0)
+    outcome = meterpost("windows", "verify", *range_, "--resolution", "1")
+    assert outcome.code == 6
+    assert "rows_differ" in outcome.out
+    assert "recorded at the close." in outcome.out
+    assert outcome.out.endswith("In all: 1 difference.\n")
+
+
 async def test_before_anything_was_closed_there_is_nothing_to_verify(pool: Pool) -> None:
     with pytest.raises(UserError, match="nothing to verify"):
         await verified(pool, 1)

@@ -30,4 +30,5 @@ def test_any_other_run_is_refused_with_its_reason(state: str, words: str) -> Non
 def test_what_is_said_of_no_run_and_of_many() -> None:
     assert outcome(None) == "there is no such run"
     assert outcome_of_all(1_200) == "1,200 runs are given up"
+    assert outcome_of_all(1) == "1 run is given up"
     assert outcome_of_all(0) == "no run is given up: none of that time is failed"
