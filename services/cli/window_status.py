@@ -179,9 +179,10 @@ def _resolution_json(one: ResolutionStatus) -> dict[str, object]:
 def _occupied(one: Occupied) -> str:
     whose = "" if one.meter_id is None else f" of meter {one.meter_id}"
     return (
-        f"OCCUPIED: the window of {one.resolution_minutes} minutes from {utc(one.window_start)} on is open, and "
-        f"{one.in_table} holds something{whose} in it already, which somebody wrote behind the product's back. Bucket "
-        f"{one.bucket} of these windows closes no further than there until it is deleted."
+        f"OCCUPIED: the window of {counted(one.resolution_minutes, 'minute')} from {utc(one.window_start)} on is open, "
+        f"and {one.in_table} holds something{whose} in it already, which somebody wrote behind the product's back: "
+        f"delete it. Where closing has to write the same, bucket {one.bucket} of these windows closes no further than "
+        "there before; where not, it stays in the window, and is delivered."
     )
 
 

@@ -26,7 +26,7 @@ async def export(settings: ExportsSettings, health: Health, stopping: asyncio.Ev
     """Work on exports until told to stop."""
     patience, clock = Patience(health, stopping), SystemClock()
     os.nice(settings.export_nice)
-    objects = await asyncio.to_thread(settings.store)
+    objects = await asyncio.to_thread(settings.store, makes_folder=True)
     url = settings.database_url.get_secret_value()
     # A pool of its own; small, because each export works on one connection and its bookkeeping on another.
     size = 2 * settings.export_concurrency + 1

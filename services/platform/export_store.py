@@ -24,9 +24,13 @@ class ExportStoreSettings(BaseSettings):
         "folder exports in the working folder.",
     )
 
-    def store(self, patience: timedelta = PATIENCE) -> ObjectStore:
-        """Open the store, `patience` as in `open_store`. Blocks. Raises UserError where the address cannot be right."""
-        return open_store(self.export_store_url or folder_url(Path.cwd() / DEFAULT_FOLDER), patience)
+    def store(self, patience: timedelta = PATIENCE, *, makes_folder: bool = False) -> ObjectStore:
+        """Open the store as `open_store` does; the worker alone makes a folder. Blocks.
+
+        Raises UserError where the address cannot be right, Unavailable where a folder is not there.
+        """
+        url = self.export_store_url or folder_url(Path.cwd() / DEFAULT_FOLDER)
+        return open_store(url, patience, makes_folder=makes_folder)
 
 
 def folder_url(folder: Path) -> str:

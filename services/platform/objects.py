@@ -134,6 +134,7 @@ class ObjectStore:
         try:
             with _translated(name):
                 yield
+            self._check_folder()  # what was found or done is true only if it was there all the time
         except ObjectMissingError:
             self._check_folder()
             # The answer to HEAD does not say which of the two it is, that to a list of nothing does.
@@ -182,8 +183,10 @@ class ObjectWriter:
                 unfinished.unlink(missing_ok=True)
 
 
-def open_store(url: str, patience: timedelta = PATIENCE) -> ObjectStore:
-    """Open the store at a URL: file:///folder (made where it is not there), s3://bucket/prefix and the like.
+def open_store(url: str, patience: timedelta = PATIENCE, *, makes_folder: bool = True) -> ObjectStore:
+    """Open the store at a URL: file:///folder, s3://bucket/prefix and the like.
+
+    With `makes_folder` a folder that is not there is made; else that is a store that is away: Unavailable.
 
     Credentials come from the store's own environment variables. A request over the network may take as long as
     `patience`, and a failed one is tried again for some seconds: a store that is away is Unavailable after twice
@@ -198,7 +201,9 @@ def open_store(url: str, patience: timedelta = PATIENCE) -> ObjectStore:
             if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
                 raise UserError(f"the folder {url!r} cannot be used: give its whole path, as file:///path/of/folder")
             folder = Path(unquote(parts.path))
-            return ObjectStore(LocalStore(folder, mkdir=True), folder)
+            if not makes_folder and not folder.is_dir():
+                raise Unavailable(f"the store does not answer: its folder {folder} is not there")
+            return ObjectStore(LocalStore(folder, mkdir=makes_folder), folder)
         if parts.scheme == "memory":
             return ObjectStore(from_url(url))
         options: ClientConfig = {"connect_timeout": min(_CONNECT, patience), "timeout": patience}

@@ -31,7 +31,10 @@ class Closer:
         self._store = store
         self._producer = producer
         self._patience = patience
-        self._occupied: dict[BucketKey, str] = {}
+        self._slow: set[BucketKey] = set()
+        """Buckets that close window by window, because one of their next windows is occupied: so all before it are
+        closed, and to try that one costs little."""
+        self._occupied: dict[BucketKey, WindowOccupied] = {}
         """Buckets that close no further, and why, as far as we served them. They are tried at every announcement."""
 
     async def close(self, due: WindowsDue) -> None:
@@ -46,41 +49,48 @@ class Closer:
             return
         turn_ends = time.monotonic() + TURN_SECONDS
         before: datetime | None = None
-        # One after the other, so that all before the occupied one are closed, and to try that one costs little.
-        is_slow = key in self._occupied
         while not self._patience.stopping.is_set():
-            advance = partial(self._store.advance, key, due.due_until, is_one_window=is_slow)
+            advance = partial(self._store.advance, key, due.due_until, is_one_window=key in self._slow)
             try:
                 reached = await self._patience.postgres(advance)
             except WindowOccupied as error:
-                if is_slow:
-                    self._tell_occupied(key, str(error))
+                if key in self._slow:
+                    self._tell_occupied(key, error)
                     return
-                is_slow = True
+                self._slow.add(key)
                 continue
-            if self._occupied.pop(key, None) is not None:
-                is_slow = False
-                log.info("window_occupied_no_longer", resolution_minutes=key.resolution_minutes, bucket=key.bucket)
+            self._notice_progress(key, reached)
             if reached is None or reached == before:
                 return  # nothing is open yet, or the tables do not confirm that more is due
             await self.tell_closed(due.resolution_minutes)
             if reached >= due.due_until:
+                if key not in self._occupied:
+                    self._slow.discard(key)
                 return
             before = reached
             if time.monotonic() >= turn_ends:
                 await self._publish(WINDOWS_DUE, f"{due.resolution_minutes}/{due.bucket}", encode(due))
                 return
 
-    def _tell_occupied(self, key: BucketKey, what: str) -> None:
+    def _notice_progress(self, key: BucketKey, reached: datetime | None) -> None:
+        """Forget that a window was occupied once its bucket stands behind it."""
+        told = self._occupied.get(key)
+        if told is not None and reached is not None and reached > told.frontier:
+            del self._occupied[key]
+            self._slow.discard(key)
+            log.info("window_occupied_no_longer", resolution_minutes=key.resolution_minutes, bucket=key.bucket)
+
+    def _tell_occupied(self, key: BucketKey, error: WindowOccupied) -> None:
         """Count each attempt, log the first."""
         WINDOWS_OCCUPIED.labels(str(key.resolution_minutes)).inc()
-        if self._occupied.get(key) != what:
-            self._occupied[key] = what
+        told = self._occupied.get(key)
+        self._occupied[key] = error
+        if told is None or str(told) != str(error):
             log.error(
                 "window_occupied",
                 resolution_minutes=key.resolution_minutes,
                 bucket=key.bucket,
-                error=f"an open window holds already what closing it is to write ({what}): somebody wrote that behind "
+                error=f"an open window holds already what closing it is to write ({error}): somebody wrote that behind "
                 "the product's back. This bucket closes no further until it is deleted",
             )
 

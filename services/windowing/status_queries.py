@@ -50,10 +50,14 @@ class Occupied(NamedTuple):
 
 
 async def occupied(connection: Connection) -> list[Occupied]:
-    """Return each bucket's first window of that kind, table by table."""
+    """Return each bucket's first window of that kind, table by table, within a day of where the bucket stands.
+
+    Further ahead lies what the other buckets have closed since, all of which would have to be looked at.
+    """
     first = " UNION ALL ".join(
         f"(SELECT window_start, '{table}' AS in_table, {meter_id} AS meter_id FROM {table} "  # noqa: S608 - names of ours
         "WHERE resolution_minutes = f.resolution_minutes AND window_start >= f.closed_until "
+        "AND window_start < f.closed_until + interval '1 day' "
         f"AND {bucket} = f.bucket ORDER BY window_start LIMIT 1)"
         for table, meter_id, bucket in (
             ("measurement", "meter_id", "meter_id % n.buckets"),

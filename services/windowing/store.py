@@ -92,6 +92,11 @@ class Chunk(NamedTuple):
 class WindowOccupied(MeterpostError):  # noqa: N818 - a state of the tables
     """A window that is open holds already what closing it is to write: somebody wrote that by hand."""
 
+    def __init__(self, what: str, frontier: datetime) -> None:
+        """`frontier`: where its bucket stands."""
+        super().__init__(what)
+        self.frontier = frontier
+
 
 class Step(NamedTuple):
     """What to do next for a bucket that stands at `frontier`; without a chunk, nothing."""
@@ -217,8 +222,6 @@ class WindowStore:
                 raise Unavailable(f"PostgreSQL has no partition for a row of a closed window: {result}") from result
             if isinstance(result, BaseException) and not isinstance(result, asyncpg.UniqueViolationError):
                 raise result
-        if isinstance(reached, asyncpg.UniqueViolationError):
-            raise WindowOccupied(f"{reached.table_name}: {reached.detail}") from reached
         assert isinstance(reached, datetime)  # noqa: S101 - the first share holds the bucket itself
         return reached
 
@@ -232,7 +235,8 @@ class WindowStore:
     async def _close_share(self, key: BucketKey, step: Step, chunk: Chunk, share: list[int]) -> datetime | None:
         """Close a chunk for those buckets of a share that stand where `key` does and that nobody else works on.
 
-        `key` itself is waited for. Returns where it then stands, None for a share without it.
+        `key` itself is waited for. Returns where it then stands, None for a share without it. Raises WindowOccupied
+        where it is `key` alone, UniqueViolationError where it may be any of several.
         """
         started = time.monotonic()
         is_own = key.bucket in share
@@ -251,7 +255,12 @@ class WindowStore:
             buckets.extend(row["bucket"] for row in companions)
             if not buckets:
                 return None
-            windows, rows = await self._close(connection, key.resolution_minutes, chunk, buckets)
+            try:
+                windows, rows = await self._close(connection, key.resolution_minutes, chunk, buckets)
+            except asyncpg.UniqueViolationError as error:
+                if buckets == [key.bucket]:
+                    raise WindowOccupied(f"{error.table_name}: {error.detail}", step.frontier) from error
+                raise
             if step.force_id is not None:
                 await mark_forced(
                     connection, key.resolution_minutes, chunk, buckets, step.force_id, self._topics, self._logger_topic

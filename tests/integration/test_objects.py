@@ -15,6 +15,7 @@ from time import monotonic
 import pytest
 
 from services.platform.errors import Unavailable, UserError
+from services.platform.export_store import ExportStoreSettings
 from services.platform.objects import ObjectMissingError, ObjectStore, open_store
 from tests.support.s3_server import BUCKET, S3Server, running_s3
 
@@ -228,6 +229,17 @@ def test_a_store_that_is_not_there_is_away_and_its_objects_are_not_missing(s3: S
     s3.buckets.add(BUCKET)
     write(in_bucket)
     assert in_bucket.size("1/1/file") == len(BIG)
+
+
+def test_who_only_reads_makes_no_folder_in_place_of_one_that_is_not_there(tmp_path: Path) -> None:
+    """The worker would take it for the store, and what is due for removal for removed."""
+    folder = tmp_path / "not mounted"
+    settings = ExportStoreSettings(export_store_url=folder.as_uri())
+    with pytest.raises(Unavailable, match=r"the store does not answer: its folder .* is not there"):
+        settings.store()
+    assert not folder.exists()
+    settings.store(makes_folder=True).put("1/1/file", b"x")
+    assert settings.store().get("1/1/file") == b"x"
 
 
 def test_a_key_that_the_store_does_not_know_is_refused(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

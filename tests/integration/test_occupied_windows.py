@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from services.platform.health import Health
 from services.platform.kafka import Producer
 from services.platform.metrics import REGISTRY
 from services.platform.postgres import Patience, Pool, transaction
+from services.platform.settings import load
 from services.windowing.announcements import BucketKey
 from services.windowing.closer import Closer
 from services.windowing.settings import WindowingSettings
@@ -102,6 +104,37 @@ async def test_its_bucket_stops_there_and_goes_on_once_it_is_deleted(
     await assert_closed_as_expected(database_url, VERSIONS)
 
 
+async def test_on_the_way_to_it_windows_are_closed_one_by_one_turn_after_turn(
+    pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each turn would begin with closing all that is due, in vain."""
+    monkeypatch.setattr("services.windowing.closer.TURN_SECONDS", 0)
+    await seed_meters(database_url, UTILITIES)
+    await store_versions(database_url, VERSIONS)
+    store = await begin(pool, database_url, UNTIL + 10 * MINUTE)
+    key = BucketKey(1, BUCKETS["measurement"])
+    await store.advance(BucketKey(1, 0), T0 + MINUTE)
+    async with transaction(pool) as connection:
+        await connection.execute(f"INSERT INTO measurement {PLANTED['measurement']}", SPOT)
+    closer = Closer(load(WindowingSettings), store, cast("Producer", Nobody()), Patience(Health(), asyncio.Event()))
+    advance, one_by_one = store.advance, []
+
+    async def noted(key: BucketKey, due: datetime, *, is_one_window: bool) -> datetime | None:
+        one_by_one.append(is_one_window)
+        return await advance(key, due, is_one_window=is_one_window)
+
+    monkeypatch.setattr(store, "advance", noted)
+    with capture_logs() as logs:
+        for _turn in range(8):
+            await closer.close(WindowsDue(1, key.bucket, UNTIL))
+        # An older announcement, which another worker made, moves nothing and says nothing of the window.
+        await closer.close(WindowsDue(1, key.bucket, SPOT))
+        await closer.close(WindowsDue(1, key.bucket, UNTIL))
+    assert one_by_one == [False] + [True] * 10
+    assert [entry["event"] for entry in logs if "occupied" in entry["event"]] == ["window_occupied"]
+    assert (await store.frontiers())[key] == SPOT
+
+
 def test_the_status_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     statuses = resolution_statuses([Standing(5, T0, T0, T0, 5 * MINUTE, None)], {}, {})
     held = [Occupied(5, 3, SPOT, "measurement", 11), Occupied(5, 4, SPOT, "window_closing", None)]
@@ -110,7 +143,7 @@ def test_the_status_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the window of 5 minutes from 2026-11-20T10:07:00Z on is open" in said
     assert "measurement holds something of meter 11 in it already" in said
     assert "window_closing holds something in it already" in said
-    assert "Bucket 4 of these windows closes no further" in said
+    assert "bucket 4 of these windows closes no further" in said
     show_status(Answer(as_json=True), statuses, [], [], {}, None, held)
     told = json.loads(capsys.readouterr().out)["occupied"]
     assert [(one["bucket"], one["in_table"], one["meter_id"]) for one in told] == [

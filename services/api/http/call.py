@@ -44,7 +44,7 @@ class Means:
     meter_names: MeterNames = field(default_factory=lambda: MeterNames(time.monotonic))
 
     def export_store(self) -> ObjectStore:
-        """Return the store of exported files, opened once. Blocks. Raises OperatorNeeded where it cannot be."""
+        """Return the store of exported files, opened once. Blocks. Raises OperatorNeeded, Unavailable."""
         if self.found_store is None:
             try:
                 self.found_store = self.settings.store(STORE_PATIENCE)

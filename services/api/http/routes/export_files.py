@@ -36,7 +36,8 @@ async def give_file(call: Call) -> Answer:
     """Hand a file out, from the store as fast as it is taken; nobody's connection to the database is held."""
     download = await _opened(call)
     start, end = _range(call, download)
-    objects = await asyncio.to_thread(call.means.export_store)
+    with _problems():
+        objects = await asyncio.to_thread(call.means.export_store)
     pieces = stream(objects, download, start, end)
     headers = _headers(download)
     is_whole = (start, end) == (0, download.byte_count)
@@ -50,8 +51,8 @@ async def give_file(call: Call) -> Answer:
 async def describe_file(call: Call) -> Answer:
     """Say what GET would answer without a range, if it can: whether the file is there is asked of the store."""
     download = await _opened(call)
-    objects = await asyncio.to_thread(call.means.export_store)
     with _problems():
+        objects = await asyncio.to_thread(call.means.export_store)
         await asyncio.to_thread(look, objects, download)
     length = {"Content-Length": str(download.byte_count), "Content-Type": download.media_type}
     return Answer(None, 200, _headers(download) | length)
