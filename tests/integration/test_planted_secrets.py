@@ -310,4 +310,4 @@ async def test_what_is_asked_of_delivery_by_command(
     kinds = [one["kind"] for one in command.json("jobs", "requests", "1")["requests"]]
     assert kinds == ["retry", "resend", "backfill", "run_now"]
     assert "resend" in command.ok("jobs", "requests", "1")
-    assert "sent again 1 times" in command.ok("runs", "show", first)
+    assert "sent again 1 time" in command.ok("runs", "show", first)
